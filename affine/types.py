@@ -152,8 +152,8 @@ def trajectory_from_json(data: Mapping[str, Any]) -> Trajectory:
     values["task"] = task_from_json(values["task"])
     values["opening"] = tuple(Message(**m) for m in values["opening"])
     turns = []
-    for turn in values["turns"]:
-        turn = _checked(Turn, turn)
+    for data_turn in values["turns"]:
+        turn = _checked(Turn, data_turn)
         turn["token_ids"] = tuple(turn["token_ids"])
         turn["logprobs"] = tuple(turn["logprobs"])
         turns.append(Turn(**turn))

@@ -189,7 +189,7 @@ class Env(ABC):
             return f"Thought: {thought}\nAction: {action}"
         return f"Action: {action}"
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most environments hold nothing
         """End engines and free what they hold. Safe to call twice."""
 
     def opening(self, observation: str, **fields: object) -> list[Message]:
@@ -244,11 +244,11 @@ class Expert(ABC):
     def wander(self, rng: random.Random) -> Move:
         """A well-formed move made without insight (random admissible action, random answer)."""
 
-    def observe(self, action: str, result: StepResult) -> None:
+    def observe(self, action: str, result: StepResult) -> None:  # noqa: B027 - most experts read the engine
         """Told after each step, own or not."""
 
 
-class GaveUp(Exception):
+class GaveUp(Exception):  # noqa: N818 - an outcome, not a fault
     """An expert has no further move; the message says why. The demonstration counts as failed."""
 
 
