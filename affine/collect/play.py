@@ -32,5 +32,3 @@ def play(env: Env, task: Task, rng: random.Random, *, style: Style = "action", n
             stop = StopReason.SOLVED if env.solved() else StopReason.FAILED
             break
     return Trajectory(task, opening, tuple(turns), env.score(), env.solved(), stop)
-
-
