@@ -71,13 +71,15 @@ class Turn:
 
     `token_ids` are the sampled tokens, the end-of-turn token included when it was sampled, and
     `logprobs` their log-probabilities in nats under the sampling distribution; both are empty for
-    replies that no language model wrote. `observation` is empty after the last turn.
+    replies that no language model wrote. `observation` is empty after the last turn. `expert` is False
+    for a turn that was played without insight on purpose (noise): imitation must not learn it.
     """
 
     text: str
     observation: str
     reward: float
     valid: bool = True
+    expert: bool = True
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
 

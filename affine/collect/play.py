@@ -19,15 +19,17 @@ def play(env: Env, task: Task, rng: random.Random, *, style: Style = "action", n
     turns: list[Turn] = []
     stop = StopReason.TURN_LIMIT
     while len(turns) < env.turn_limit:
+        wandering = rng.random() < noise
         try:
-            move = expert.wander(rng) if rng.random() < noise else expert.act()
+            move = expert.wander(rng) if wandering else expert.act()
         except GaveUp:
             stop = StopReason.FAILED
             break
         reply = env.format(move.thought, move.action, style)
         result = env.step(reply)
         expert.observe(move.action, result)
-        turns.append(Turn(reply, "" if result.done else result.observation, result.reward, result.valid))
+        observation = "" if result.done else result.observation
+        turns.append(Turn(reply, observation, result.reward, result.valid, expert=not wandering))
         if result.done:
             stop = StopReason.SOLVED if env.solved() else StopReason.FAILED
             break

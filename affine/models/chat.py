@@ -31,7 +31,8 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A rendered episode: `ids` and, of the same length, `action_mask` (1 where the agent wrote)."""
+    """A rendered episode: `ids` and, of the same length, `action_mask` (1 where the agent wrote
+    with intent)."""
 
     ids: list[int]
     action_mask: list[int]
@@ -73,13 +74,14 @@ class Renderer:
         return self.tokenizer.decode(ids)
 
     def trajectory(self, trajectory: Trajectory) -> Tokens:
-        """The whole episode. Turns that carry sampled tokens keep them; others are encoded."""
+        """The whole episode. Turns that carry sampled tokens keep them, others are encoded; turns played
+        without insight are masked like observations."""
         ids = self.opening(trajectory.opening)
         mask = [0] * len(ids)
         for k, turn in enumerate(trajectory.turns):
             reply = list(turn.token_ids) or self.reply(turn.text)
             ids += reply
-            mask += [1] * len(reply)
+            mask += [int(turn.expert)] * len(reply)
             if k + 1 < len(trajectory.turns):
                 if reply[-1] != self.end_of_turn:  # cut at the reply limit: the engine closed the turn
                     ids.append(self.end_of_turn)
