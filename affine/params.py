@@ -202,12 +202,14 @@ class EvaluateParams(Section):
 
 
 class ParetoParams(Section):
-    """Stage `pareto`. `policy` is a dated rule of the validators; `confidence` is the level of our own
-    (paired) evidence, `margin` what counts as not worse, `draws` the Monte Carlo size."""
+    """Stage `pareto`. `policy` is a dated rule of the validators (`affine.pareto.policies`); `confidence` is
+    the level of our own intervals, `margin` what counts as not worse, `error` the one-sided error of calling
+    an environment better or worse, `draws` the Monte Carlo size."""
 
-    policy: str
+    policy: Literal["affine-2025-10-22", "affine-2025-11-01", "affine-2026-07-24"]
     confidence: float = Field(gt=0, lt=1)
     margin: float = Field(ge=0, lt=1)
+    error: float = Field(gt=0, lt=0.5)
     draws: int = Field(gt=0)
 
 
