@@ -1,0 +1,112 @@
+"""Stage `base`: put the starting checkpoint into models/base and say in metrics/base.json what it is.
+
+    shipped    the nano model that comes with the repository
+    pretrain   the nano model, made anew from seed and code
+    hub        a repository of the Hub at one commit
+
+The manifest in metrics/base.json (repository, commit, files, sizes, hashes) is small, so git tracks it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+
+from affine.models.checkpoint import CheckpointError, check_checkpoint, hash_files, is_part
+from affine.models.hub import FAULTS, RemoteFile, endpoint, explain, open_api, remote_files, same_content
+from affine.params import BaseParams, Params
+
+
+def work_folder(root: Path) -> Path:
+    """Where unfinished work lies: AFFINE_WORK (absolute, for runs in temporary copies), else `root`/work."""
+    return Path(os.environ.get("AFFINE_WORK") or root / "work")
+
+
+def make_base(params: Params, root: Path) -> None:
+    """Write models/base and metrics/base.json under `root`.
+
+    What is half fetched or half made stays in the work folder and is taken up again by the next run.
+    Raises CheckpointError, in a line or two, for a source that is missing, refused, cut or unusable.
+    """
+    source = params.base
+    if source.source == "hub":
+        folder = download(source, work_folder(root) / "base" / f"{source.repo.replace('/', '--')}-{source.revision}")
+    elif source.source == "pretrain":
+        from affine.models.pretrain import pretrain
+
+        folder = work_folder(root) / "base" / "pretrained"
+        pretrain(params, root, folder)
+    else:
+        folder = root / source.path
+    summary = check_checkpoint(folder)
+    partial = work_folder(root) / "base" / "partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and is_part(file.name):
+            _place(file, partial / file.name, linked=source.source == "hub")
+    out = root / "models" / "base"
+    shutil.rmtree(out, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(partial, out)
+    manifest = {
+        "source": source.source,
+        "repository": source.repo if source.source == "hub" else "",
+        "revision": source.revision if source.source == "hub" else "",
+        **asdict(summary),
+        "bytes": sum(file.size for file in hash_files(out)),
+        "files": [asdict(file) for file in hash_files(out)],
+    }
+    path = root / "metrics" / "base.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if source.source == "hub":
+        shutil.rmtree(folder)
+
+
+def download(source: BaseParams, folder: Path) -> Path:
+    """Fetch the checkpoint's files of `source.repo` at `source.revision` into `folder` and verify each one
+    against the hash the Hub gives for it; what `folder` already holds of them is not fetched again.
+
+    Raises CheckpointError.
+    """
+    url = endpoint()
+    api = open_api(url)
+    try:
+        listed = remote_files(api, source.repo, source.revision)
+        wanted = {path: file for path, file in listed.items() if is_part(path)}
+        if not any(path.endswith(".safetensors") for path in wanted):
+            raise CheckpointError(f"{source.repo} at {source.revision[:8]} holds no safetensors; take another base")
+        _fetch(api, source, folder, wanted)
+    except FAULTS as error:
+        raise CheckpointError(f"base: {explain(error, source.repo, url)}") from None
+    return folder
+
+
+def _fetch(api: HfApi, source: BaseParams, folder: Path, wanted: dict[str, RemoteFile]) -> None:
+    snapshot_download(
+        source.repo,
+        revision=source.revision,
+        local_dir=folder,
+        allow_patterns=list(wanted),
+        endpoint=api.endpoint,
+        token=api.token,
+    )
+    for path, remote in wanted.items():
+        if not (folder / path).is_file() or not same_content(folder / path, remote):
+            (folder / path).unlink(missing_ok=True)
+            raise CheckpointError(f"{source.repo}: {path} arrived damaged and was dropped; run again to fetch it")
+
+
+def _place(file: Path, target: Path, *, linked: bool) -> None:
+    """Copy the contents (a source may be read-only); what was fetched is linked, so that 8 GB stay 8 GB and
+    a kill here costs no second download."""
+    if linked:
+        os.link(file, target)
+    else:
+        shutil.copyfile(file, target)
