@@ -70,12 +70,12 @@ def scene(wheel: zipfile.ZipFile, number: int, room: str) -> dict[str, Any]:
 
 
 def help_text(grammar: str) -> str:
-    """What the game answers to "help"."""
+    """What the game answers to "help" (its text generator drops the leading line break)."""
     found = re.search(r'"help\.feedback": \[\s*\{\s*"rhs": ("(?:[^"\\]|\\.)*")', grammar)
     if found is None:
         raise SystemExit("the wheel's alfred.twl2 has no help text; is this alfworld 0.4?")
     text: str = json.loads(found.group(1))
-    return text
+    return text.lstrip()
 
 
 def table(wheel: zipfile.ZipFile) -> dict[str, Any]:

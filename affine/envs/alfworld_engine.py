@@ -11,147 +11,22 @@ Two dialects: "put" (alfworld 0.3: `put apple 1 in/on desk 1`, arrivals name the
 
 from __future__ import annotations
 
-import re
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Literal
 
+from affine.envs.alfworld_pddl import CHANGING, Fact, Problem, alternatives
+
 Dialect = Literal["put", "move"]
-Fact = tuple[str, ...]
-"""A ground atom: predicate, then identifiers, all lower case."""
 Command = tuple[str, str, str]
 """What a command line means: verb, first and second identifier ("" where the verb takes fewer)."""
-Node = str | list["Node"]
 
 NOTHING_HAPPENS = "Nothing happens."
-
-_TOKEN = re.compile(r"[()]|[^\s()]+")
-_COMMENT = re.compile(r";[^\n]*")
-_CHANGING = frozenset(
-    ("atlocation", "objectatlocation", "inreceptacle", "opened", "holds", "isclean", "ishot", "iscool", "issliced")
-    + ("istoggled", "ison")
-)
+_EMPTY_HANDS = "You are not carrying anything."
 _APPLIANCES = {"sinkbasintype": "clean", "microwavetype": "heat", "fridgetype": "cool"}
 _TREATED = {"clean": "cleanable", "heat": "heatable", "cool": "coolable"}
 _KNIVES = frozenset(("knifetype", "butterknifetype"))
-
-
-class ProblemError(Exception):
-    """A PDDL problem that this engine cannot play; the message says what is wrong with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One `exists` of the goal, nested ones flattened: typed variables and the atoms that must hold."""
-
-    variables: tuple[tuple[str, str], ...]
-    atoms: tuple[Fact, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A parsed problem: identifiers by type, initial facts, goal."""
-
-    objects: Mapping[str, tuple[str, ...]]
-    facts: tuple[Fact, ...]
-    goal: tuple[Block, ...]
-
-
-def parse_problem(text: str) -> Problem:
-    """The problem in `text`. Raises ProblemError where it is no PDDL problem or its goal is not conjunctive."""
-    stack: list[list[Node]] = [[]]
-    for token in _TOKEN.findall(_COMMENT.sub("", text).lower()):
-        if token == "(":
-            stack.append([])
-        elif token == ")":
-            if len(stack) == 1:
-                raise ProblemError("PDDL problem: one ')' too many")
-            done = stack.pop()
-            stack[-1].append(done)
-        else:
-            stack[-1].append(token)
-    if len(stack) != 1 or not stack[0] or not isinstance(stack[0][0], list):
-        raise ProblemError("PDDL problem: parentheses do not match")
-    sections = {str(node[0]): node[1:] for node in stack[0][0] if isinstance(node, list) and node}
-    if not {":objects", ":init", ":goal"} <= sections.keys():
-        raise ProblemError("PDDL problem: needs :objects, :init and :goal")
-    objects: dict[str, list[str]] = {}
-    for name, kind in _typed([str(node) for node in sections[":objects"]]):
-        objects.setdefault(kind, []).append(name)
-    facts = tuple(tuple(map(str, node)) for node in sections[":init"] if isinstance(node, list) and node[0] != "=")
-    return Problem({kind: tuple(names) for kind, names in objects.items()}, facts, tuple(_blocks(sections[":goal"][0])))
-
-
-def _typed(tokens: list[str]) -> Iterator[tuple[str, str]]:
-    """(name, type) pairs of a PDDL typed list such as `?a ?b - object ?l - location`."""
-    names: list[str] = []
-    words = iter(tokens)
-    for word in words:
-        if word == "-":
-            kind = next(words)
-            yield from ((name, kind) for name in names)
-            names = []
-        else:
-            names.append(word)
-
-
-def _blocks(node: Node) -> Iterator[Block]:
-    """The existential blocks of a goal."""
-    if isinstance(node, list) and node[0] == "and":
-        for child in node[1:]:
-            yield from _blocks(child)
-    else:
-        variables: list[tuple[str, str]] = []
-        atoms: list[Fact] = []
-        _flatten(node, variables, atoms)
-        yield Block(tuple(variables), tuple(atoms))
-
-
-def _flatten(node: Node, variables: list[tuple[str, str]], atoms: list[Fact]) -> None:
-    match node:
-        case ["exists", [*declared], body]:
-            variables.extend(_typed([str(word) for word in declared]))
-            _flatten(body, variables, atoms)
-        case ["and", *children]:
-            for child in children:
-                _flatten(child, variables, atoms)
-        case ["not", ["=", str(first), str(second)]]:
-            atoms.append(("differ", first, second))
-        case [str(name), *arguments] if name not in ("or", "not", "forall", "imply", "when"):
-            atoms.append((name, *(str(argument) for argument in arguments)))
-        case _:
-            raise ProblemError(f"PDDL goal: {node!r} is not a conjunction of atoms under `exists`")
-
-
-def _alternatives(block: Block, problem: Problem, static: frozenset[Fact]) -> list[tuple[Fact, ...]]:
-    """Every way to satisfy `block`, as the changing facts that must hold together.
-
-    Variables are bound one by one; a binding that contradicts a fact that no action changes is dropped at once.
-    """
-    bindings: list[dict[str, str]] = [{}]
-    for variable, kind in block.variables:
-        checks = [
-            atom for atom in block.atoms if variable in atom and (atom[0] == "differ" or atom[0] not in _CHANGING)
-        ]
-        extended = []
-        for binding in bindings:
-            for value in problem.objects.get(kind, ()):
-                bound = {**binding, variable: value}
-                ground = [_ground(atom, bound) for atom in checks if _is_bound(atom, bound)]
-                if all(fact[1] != fact[2] if fact[0] == "differ" else fact in static for fact in ground):
-                    extended.append(bound)
-        bindings = extended
-    return [tuple(_ground(atom, binding) for atom in block.atoms if atom[0] in _CHANGING) for binding in bindings]
-
-
-def _is_bound(atom: Fact, binding: Mapping[str, str]) -> bool:
-    return all(not word.startswith("?") or word in binding for word in atom[1:])
-
-
-def _ground(atom: Fact, binding: Mapping[str, str]) -> Fact:
-    return tuple(binding.get(word, word) for word in atom)
 
 
 def display_names(identifiers: Iterable[str]) -> dict[str, str]:
@@ -187,8 +62,8 @@ class Engine:
         self.dialect = dialect
         self.help_text = help_text
         self.names = display_names({word for fact in problem.facts for word in fact[1:]})
-        self.facts: set[Fact] = {fact for fact in problem.facts if fact[0] in _CHANGING}
-        self.static: frozenset[Fact] = frozenset(fact for fact in problem.facts if fact[0] not in _CHANGING)
+        self.facts: set[Fact] = {fact for fact in problem.facts if fact[0] in CHANGING}
+        self.static: frozenset[Fact] = frozenset(fact for fact in problem.facts if fact[0] not in CHANGING)
         self.kind = {fact[1]: fact[2] for fact in problem.facts if fact[0] in ("objecttype", "receptacletype")}
         self.place = {fact[1]: fact[2] for fact in problem.facts if fact[0] == "receptacleatlocation"}
         self.receptacles = sorted(self.place)
@@ -208,7 +83,7 @@ class Engine:
         self.shown = ""
         """The receptacle whose state the last feedback described, "" where it described none."""
         self._goes: dict[str, Command] = {f"go to {self.names[r]}": ("go", r, "") for r in self.receptacles}
-        self._goal = [_alternatives(block, problem, self.static) for block in problem.goal]
+        self._goal = [alternatives(block, problem, self.static) for block in problem.goal]
 
     @property
     def won(self) -> bool:
@@ -278,44 +153,53 @@ class Engine:
         return NOTHING_HAPPENS if meaning is None else self._apply(*meaning)
 
     def _apply(self, verb: str, first: str, second: str) -> str:
+        """Play an admissible command: change the state and say what happened."""
         a, b = self.names.get(first, ""), self.names.get(second, "")
         match verb:
             case "go":
                 self._move(self.place[first])
-                where = a if self.dialect == "move" else self.names[self.location]
-                return f"You arrive at {where}. {self._show(first)}"
+                text = (
+                    f"You arrive at {a if self.dialect == 'move' else self.names[self.location]}. {self._show(first)}"
+                )
             case "open":
                 self.facts.add(("opened", first))
-                return f"You open the {a}. {self._show(first)}"
+                text = f"You open the {a}. {self._show(first)}"
             case "close":
                 self.facts.discard(("opened", first))
-                return f"You close the {a}."
+                text = f"You close the {a}."
             case "take":
                 self._take(first, second)
-                return f"You pick up the {a} from the {b}."
+                text = f"You pick up the {a} from the {b}."
             case "put":
                 self._put(first, second)
-                return f"You move the {a} to the {b}." if self.dialect == "move" else f"You put the {a} in/on the {b}."
+                text = f"You move the {a} to the {b}." if self.dialect == "move" else f"You put the {a} in/on the {b}."
             case "use":
                 self.facts.add(("istoggled", first))  # for good: the domain never takes it back
-                return f"You turn on the {a}."
+                text = f"You turn on the {a}."
             case "clean" | "heat" | "cool":
                 self._treat(verb, first)
-                return f"You {verb} the {a} using the {b}."
+                text = f"You {verb} the {a} using the {b}."
             case "slice":
                 self.facts.add(("issliced", first))
-                return f"You sliced the {a} with the {b}."
-            case "examine":
-                return self._show(first)
-            case "examine object":
-                return self._describe(first)
-            case "inventory":
-                held = self.names[self.holding] if self.holding else ""
-                return f"You are carrying: a {held}." if held else "You are not carrying anything."
-            case "look":
-                return self._look()
+                text = f"You sliced the {a} with the {b}."
             case _:
-                return self.help_text
+                text = self._answer(verb, first)
+        return text
+
+    def _answer(self, verb: str, first: str) -> str:
+        """What the commands say that change nothing."""
+        match verb:
+            case "examine":
+                text = self._show(first)
+            case "examine object":
+                text = self._describe(first)
+            case "inventory":
+                text = f"You are carrying: a {self.names[self.holding]}." if self.holding else _EMPTY_HANDS
+            case "look":
+                text = self._look()
+            case _:
+                text = self.help_text
+        return text
 
     def _move(self, location: str) -> None:
         self.facts.discard(("atlocation", "agent1", self.location))
