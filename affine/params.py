@@ -13,10 +13,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from affine.errors import AffineError
 from affine.types import ENVS
 
 
-class ParamsError(Exception):
+class ParamsError(AffineError):
     """params.yaml is missing, unreadable or wrong; the message names the key and what was expected."""
 
 

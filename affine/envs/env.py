@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
+from affine.errors import AffineError
 from affine.types import Message, Split, Task
 
 REGISTRY: dict[str, str] = {
@@ -46,7 +47,7 @@ Mode = Literal["upstream", "fixed"]
 Style = Literal["action", "thought"]
 
 
-class EnvError(Exception):
+class EnvError(AffineError):
     """An environment could not start or go on; the message names it and what to do."""
 
 

@@ -1,0 +1,173 @@
+"""Stage `collect`: experts play training tasks until enough demonstrations are solved.
+
+Episodes are independent, so a few processes play them; the order of the results, not of the processes,
+decides what is kept, so that the bytes do not depend on timing. Only what the environment itself scored as
+solved becomes a demonstration; the rest is kept apart and counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from affine.collect.play import play
+from affine.envs.env import Env, EnvSettings, Style, make, task_rng
+from affine.errors import AffineError
+from affine.files import published, write_json, write_records
+from affine.params import CollectParams, Params
+from affine.tasks import load_tasks
+from affine.types import Split, Task, Trajectory, to_json
+
+PASSES = 4
+"""How often the training tasks may be gone through, each time with other noise, before giving up."""
+
+
+class CollectError(AffineError):
+    """Too few demonstrations; names the environment and what to change."""
+
+
+class OutOfTime(Exception):  # noqa: N818 - an outcome of one task, counted and not an error of the stage
+    """A task took longer than the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One expert episode to play; `sample` numbers the pass over the tasks."""
+
+    task: Task
+    sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """How every attempt of a stage is played."""
+
+    env: str
+    settings: EnvSettings
+    seed: int
+    style: Style
+    noise: float
+    recovery: float
+    time_limit: float
+
+
+_env: Env
+_how: Attempts
+
+
+def _start(how: Attempts) -> None:
+    global _env, _how  # noqa: PLW0603 - the state of a worker process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
+    _how = how
+    _env = make(how.env, how.settings)
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    def ring(signum: int, frame: FrameType | None) -> None:
+        raise OutOfTime
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _attempt(attempt: Attempt) -> Trajectory | None:
+    task = attempt.task
+    rng = task_rng(task.env, task.level, task.id, _how.seed, f"collect/{attempt.sample}")
+    # A single reply leaves nothing to recover from.
+    noisy = _env.levels[task.level].turn_limit > 1 and rng.random() < _how.recovery
+    try:
+        with _deadline(_how.time_limit):
+            return play(_env, task, rng, style=_how.style, noise=_how.noise if noisy else 0.0)
+    except OutOfTime:
+        return None
+
+
+def attempts_of(params: Params, name: str) -> Attempts:
+    """How the parameters say that `name` is collected."""
+    collect: CollectParams = params.collect
+    settings = EnvSettings(params.envs.mode, params.envs.prompts)
+    return Attempts(name, settings, params.seed, collect.style, collect.noise, collect.recovery, collect.time_limit)
+
+
+def trajectories(
+    how: Attempts, tasks: list[Task], passes: int, processes: int | None = None
+) -> Iterator[Trajectory | None]:
+    """Play `tasks` `passes` times in order; None stands for a task that ran out of time."""
+    queue = [Attempt(task, sample) for sample, task in itertools.product(range(passes), tasks)]
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(os.cpu_count() or 1, _start, (how,)) as pool:
+        yield from pool.imap(_attempt, queue, chunksize=8)
+
+
+def collect(params: Params, name: str, root: Path, *, console: Console | None = None) -> None:
+    """Write `data/trajectories/<name>/{solved,failed}.jsonl` and `metrics/collect/<name>.json`.
+
+    Raises CollectError where the tasks do not yield enough demonstrations.
+    """
+    wanted: int = getattr(params.collect, name).episodes
+    tasks = load_tasks(root, name, Split.TRAIN)
+    solved: list[Trajectory] = []
+    failed: list[Trajectory] = []
+    texts: set[str] = set()
+    counts: Counter[str] = Counter()
+    bar = Progress(
+        TextColumn("collect {task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} solved"),
+        TimeRemainingColumn(), console=console or Console(stderr=True), disable=console is None,
+    )  # fmt: skip
+    with bar:
+        row = bar.add_task(name, total=wanted)
+        for trajectory in trajectories(attempts_of(params, name), tasks, PASSES):
+            counts["played"] += 1
+            if trajectory is None:
+                counts["out_of_time"] += 1
+            elif not trajectory.solved:
+                failed.append(trajectory)
+                counts[str(trajectory.stop)] += 1
+            elif (text := to_json(trajectory)) in texts:
+                counts["duplicate"] += 1
+            else:
+                texts.add(text)
+                solved.append(trajectory)
+                bar.advance(row)
+            if len(solved) == wanted:
+                break
+    if len(solved) < wanted:
+        raise CollectError(
+            f"{name}: {len(solved)} of {wanted} demonstrations after {counts['played']} episodes "
+            f"({dict(sorted(counts.items()))}); lower collect.{name}.episodes or raise tasks.{name}.train"
+        )
+    with published(root / "data" / "trajectories" / name) as folder:
+        write_records(folder / "solved.jsonl", solved)
+        write_records(folder / "failed.jsonl", failed)
+    write_json(root / "metrics" / "collect" / f"{name}.json", _summary(solved, counts))
+
+
+def _summary(solved: list[Trajectory], counts: Counter[str]) -> dict[str, Any]:
+    turns = [len(trajectory.turns) for trajectory in solved]
+    return {
+        "played": counts["played"],
+        "solved": len(solved),
+        "success": round((len(solved) + counts["duplicate"]) / counts["played"], 4),
+        "not_kept": {name: count for name, count in sorted(counts.items()) if name != "played"},
+        "turns_mean": round(sum(turns) / len(turns), 3),
+        "turns_max": max(turns),
+        "recovery_episodes": sum(not all(turn.expert for turn in t.turns) for t in solved),
+    }

@@ -1,0 +1,27 @@
+"""How a stage's script runs its one function: errors that a person can mend become one or two lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from affine.errors import AffineError
+
+
+def main(run: Callable[..., None], *arguments: str) -> None:
+    """Call `run(*arguments)`; exit 1 with a short message on an AffineError or a failing disk, 130 when
+    interrupted. Anything else is a defect of ours and keeps its traceback."""
+    name = Path(sys.argv[0]).stem
+    try:
+        run(*arguments)
+    except AffineError as error:
+        sys.exit(f"{name}: {error}")
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        sys.exit(f"{name}: {error.strerror}{where}; nothing that looks finished was left behind")
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; run it again to go on", file=sys.stderr)
+        sys.exit(130)
