@@ -112,6 +112,8 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
     with zipfile.ZipFile(args.wheel) as wheel:
+        if "alfworld/gen/constants.py" not in wheel.namelist():
+            raise SystemExit(f"{args.wheel} is no alfworld wheel: it holds no alfworld/gen/constants.py")
         data = table(wheel)
     lines = (f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in data.items())
     args.output.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

@@ -147,9 +147,9 @@ class Engine:
         return self._in_the_middle(self.room())
 
     def step(self, command: str) -> str:
-        """Play `command` (exact text) and return the feedback; anything inadmissible changes nothing."""
+        """Play `command` (exact but for outer space) and return the feedback; what is inadmissible changes nothing."""
         self.shown = ""
-        meaning = self.actions().get(command)
+        meaning = self.actions().get(command.strip())
         return NOTHING_HAPPENS if meaning is None else self._apply(*meaning)
 
     def _apply(self, verb: str, first: str, second: str) -> str:
