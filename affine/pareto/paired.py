@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,8 @@ from affine.pareto.summary import EnvResult, EvaluationError
 Floats = NDArray[np.float64]
 
 PRIOR = ((1.0, 0.5), (0.0, 0.5), (-1.0, 0.5))
-"""Prior pseudo-clusters: (difference of each of its tasks, weight). With one task per cluster and 0/1 scores
-this is the Jeffreys prior of (won, tied, lost)."""
+"""Prior pseudo-tasks: (difference, weight). With one task per cluster and 0/1 scores this is the Jeffreys
+prior of (won, tied, lost)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,28 +92,36 @@ def first_tasks(pairs: Pairs, count: int) -> Pairs:
     )
 
 
-def clusters(pairs: Pairs) -> tuple[Floats, NDArray[np.int64]]:
-    """Per cluster the sum of differences and the number of tasks; a task without a group is its own."""
+def clusters(pairs: Pairs) -> tuple[Floats, Floats]:
+    """Per cluster the sum of differences and the number of tasks.
+
+    A task without a group is its own cluster; a single group cannot show how groups differ, so its tasks are
+    the clusters.
+    """
     labels = [group or f"\0{index}" for index, group in enumerate(pairs.groups)]
+    if len(set(labels)) == 1:
+        return np.asarray(pairs.differences, dtype=np.float64), np.ones(len(labels))
     _, cluster = np.unique(np.array(labels), return_inverse=True)
-    sums = np.bincount(cluster, weights=np.asarray(pairs.differences)).astype(np.float64)
-    return sums, np.bincount(cluster).astype(np.int64)
+    sums = np.bincount(cluster, weights=np.asarray(pairs.differences))
+    return sums.astype(np.float64), np.bincount(cluster).astype(np.float64)
 
 
 def posterior(pairs: Pairs, draws: int, stream: str) -> Floats:
     """`draws` values of the mean difference from its posterior; `stream` names the random stream.
 
-    A Bayesian bootstrap (Rubin 1981) over clusters: each cluster gets an exponential weight and the
-    difference is the weighted ratio of sums. The pseudo-clusters of `PRIOR`, of average size, keep it from
-    certainty where every pair agrees. Equal clusters are drawn together as one gamma weight, which makes
-    the 0/1 unclustered case exactly the posterior Dirichlet(1/2 + won, 1/2 + tied, 1/2 + lost). With few
-    clusters the prior is felt: it errs towards "undecided".
+    A Bayesian bootstrap (Rubin 1981) over clusters: each gets an exponential weight and the difference is
+    the weighted ratio of sums; the pseudo-tasks of `PRIOR` keep it from certainty where every pair agrees.
+    Equal clusters are drawn together as one gamma weight, which makes the 0/1 unclustered case exactly the
+    posterior Dirichlet(1/2 + won, 1/2 + tied, 1/2 + lost).
+
+    Where tasks share clusters, few clusters understate the spread: draws are then stretched about their mean
+    by sqrt((G + 1) / (G - 1)), which undoes the bootstrap's bias with G clusters, and by a Student factor
+    with G - 1 degrees of freedom, and cut to [-1, 1].
     """
     sums, sizes = clusters(pairs)
     kinds, counts = np.unique(np.column_stack([np.round(sums, 9), sizes]), axis=0, return_counts=True)
-    size = float(np.mean(sizes))
     parts = [(float(s), float(m), float(k)) for (s, m), k in zip(kinds, counts, strict=True)]
-    parts += [(difference * size, size, weight) for difference, weight in PRIOR]
+    parts += [(difference, 1.0, weight) for difference, weight in PRIOR]
     # RandomState: numpy promises the same numbers in every version, which it does not for Generator.
     rng = np.random.RandomState(random.Random(f"{stream}/{pairs.env}").getrandbits(32))
     weighted, weight = np.zeros(draws), np.zeros(draws)
@@ -120,4 +129,11 @@ def posterior(pairs: Pairs, draws: int, stream: str) -> Floats:
         gamma = rng.standard_gamma(shape, size=draws)
         weighted += gamma * total
         weight += gamma * tasks
-    return weighted / weight
+    drawn: Floats = weighted / weight
+    size = len(sums)
+    if size == len(pairs.differences):
+        return drawn
+    student = np.sqrt((size - 1) / rng.chisquare(size - 1, size=draws))
+    centre = float(np.mean(drawn))
+    stretched: Floats = centre + (drawn - centre) * sqrt((size + 1) / (size - 1)) * student
+    return np.clip(stretched, -1.0, 1.0)
