@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import ClassVar
 
-from affine.envs.env import Content, Env, EnvError, EnvSettings, Level, Prompt, StepResult, digest, task_rng
+from affine.envs.env import Content, Env, EnvSettings, Level, Prompt, StepResult, digest, task_rng
 from affine.envs.react import last_action
 from affine.envs.webshop_catalogue import Catalogue, GeneratedCatalogue, Goal, Product, draw_goal
 from affine.envs.webshop_files import OriginalCatalogue
@@ -20,9 +20,9 @@ from affine.types import Message, Task
 
 LEVELS: dict[int, Level] = {
     0: Level(
-        "500 products with titles of three words, 3 on a page, one option at most",
+        "1,000 products with titles of three words, 3 on a page, one option at most",
         8,
-        {"shop": "small", "size": 500, "page": 3, "hits": 9, "wording": "short", "repeat": False, "details": False},
+        {"shop": "small", "size": 1_000, "page": 3, "hits": 9, "wording": "short", "repeat": False, "details": False},
     ),
     1: Level(
         "5,000 products of the same words, so that price and options decide; 5 on a page",
@@ -42,17 +42,41 @@ LEVELS: dict[int, Level] = {
     4: Level(
         "the same with 10,000 products; 30 turns, as the validators later",
         30,
-        {"shop": "full", "size": 10_000, "page": 10, "hits": 50, "wording": "upstream", "repeat": True, "details": True},
+        {
+            "shop": "full",
+            "size": 10_000,
+            "page": 10,
+            "hits": 50,
+            "wording": "upstream",
+            "repeat": True,
+            "details": True,
+        },
     ),
     5: Level(
         "the same with 100,000 products (indexed once, on disk)",
         30,
-        {"shop": "full", "size": 100_000, "page": 10, "hits": 50, "wording": "upstream", "repeat": True, "details": True},
+        {
+            "shop": "full",
+            "size": 100_000,
+            "page": 10,
+            "hits": 50,
+            "wording": "upstream",
+            "repeat": True,
+            "details": True,
+        },
     ),
     6: Level(
         "the same with 1,000,000 products (indexed once, on disk)",
         30,
-        {"shop": "full", "size": 1_000_000, "page": 10, "hits": 50, "wording": "upstream", "repeat": True, "details": True},
+        {
+            "shop": "full",
+            "size": 1_000_000,
+            "page": 10,
+            "hits": 50,
+            "wording": "upstream",
+            "repeat": True,
+            "details": True,
+        },
     ),
     7: Level(
         "WebShop's own 1,000 products and synthetic goals, as AgentGym played (needs $WEBSHOP_DATA)",
@@ -69,14 +93,14 @@ LEVELS: dict[int, Level] = {
 PROMPTS = {
     "brief": Prompt("Buy what is asked with search[words] and click[button]. Reply: Action: ..."),
     "full": Prompt(
-        "You shop in a text-only web shop. Each turn shows you a page, its parts separated by [SEP]; the instruction on it "
-        "says what to buy, with which options and below which price.\n"
+        "You shop in a text-only web shop. Each turn shows you a page, its parts separated by [SEP]; the instruction "
+        "on it says what to buy, with which options and below which price.\n"
         "Two actions exist:\n"
         "search[words] - search the shop; only possible on the page with the Search field\n"
-        "click[button] - press a button of the page: a product's code, an option value, Back to Search, < Prev, Next >, "
-        "Description, Features, Reviews, or Buy Now\n"
-        "Choose the options that are asked for before you press Buy Now, which ends the task. An action that the page does "
-        "not allow changes nothing.\n"
+        "click[button] - press a button of the page: a product's code, an option value, Back to Search, < Prev, "
+        "Next >, Description, Features, Reviews, or Buy Now\n"
+        "Choose the options that are asked for before you press Buy Now, which ends the task. An action that the page "
+        "does not allow changes nothing.\n"
         "Reply in this form:\n"
         "Thought: what you conclude from the page\n"
         "Action: one action, for example search[blue cotton shirt] or click[Buy Now]",
@@ -91,11 +115,7 @@ _BARE = re.compile(r"(?:search|click)\[[^\[\]\n]+\]", re.IGNORECASE)
 @lru_cache(maxsize=4)
 def catalogue_of(shop: str, size: int, goals: str) -> Catalogue:
     """The catalogue that a level's settings name, made once per process."""
-    if shop == "small" or shop == "full":
-        return GeneratedCatalogue(shop, size)
-    if (shop == "" or shop == "_1000") and (goals == "synthetic" or goals == "human"):
-        return OriginalCatalogue(shop, goals)
-    raise EnvError(f"webshop: no shop {shop!r} with {goals!r} goals")
+    return GeneratedCatalogue(shop, size) if size else OriginalCatalogue(shop, human=goals == "human")
 
 
 @lru_cache(maxsize=4)
@@ -125,7 +145,7 @@ class WebShop(Env):
     """WebShop (Yao et al., 2022) in text mode.
 
     Description: a shop with a search engine (BM25), result pages, item pages with options and, from level 2
-    on, Description, Features and Reviews. Generated catalogues of 500 to a million products; the original
+    on, Description, Features and Reviews. Generated catalogues of 1,000 to a million products; the original
     data at levels 7 and 8, when the folder $WEBSHOP_DATA holds it.
     Task: buy a product of the asked kind with the asked attributes and options below the asked price. A task
     draws a product, one value per option and a price limit; tasks that ask for the same kind and attributes

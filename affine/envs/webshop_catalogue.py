@@ -22,7 +22,6 @@ VERSION = "1"
 NO_UPPER_PRICE = 1_000_000.0
 """What upstream sets as price limit where it names none."""
 
-Vocabulary = Literal["small", "full"]
 Wording = Literal["short", "upstream"]
 Options = tuple[tuple[str, tuple[str, ...]], ...]
 """Option axes in page order: (name, values), all lower-case."""
@@ -94,14 +93,14 @@ class Catalogue(Protocol):
 
 
 class GeneratedCatalogue:
-    """`size` products of one vocabulary. A longer catalogue begins with the shorter one's products,
+    """`size` products of one vocabulary ("small" or "full"). A longer catalogue begins with the shorter one's products,
     except that short identifiers grow with the size."""
 
-    def __init__(self, vocabulary: Vocabulary, size: int) -> None:
+    def __init__(self, vocabulary: str, size: int) -> None:
         self.key = digest("generated", VERSION, vocabulary, size)
         self._size = size
         self._digits = len(str(size - 1))
-        self._make = self._small if vocabulary == "small" else _full
+        self._make = {"small": self._small, "full": _full}[vocabulary]
         self.product = lru_cache(maxsize=20_000)(self._make)
 
     def __len__(self) -> int:
@@ -117,7 +116,7 @@ class GeneratedCatalogue:
         noun, attributes = rng.choice(kind.nouns), (rng.choice(kind.adjectives), rng.choice(kind.materials))
         name = f"{attributes[0]} {attributes[1]} {noun}"
         axes = kind.axes[: 1 if rng.random() < 0.7 else 0]
-        price = rng.randint(5, 79)
+        price = rng.randint(5, 99)
         return Product(
             asin=f"b{i:0{self._digits}d}",
             name=name,
@@ -147,7 +146,9 @@ def _full(i: int) -> Product:
     reviews = rng.sample(REVIEWS, rng.randint(0, 3))
     return Product(
         asin=_long_asin(i),
-        name=f"{brand} {material} {kind}, {', '.join(claims[: rng.randint(1, 3)])}, for {use}".title().replace("'S", "'s"),
+        name=f"{brand} {material} {kind}, {', '.join(claims[: rng.randint(1, 3)])}, for {use}".title().replace(
+            "'S", "'s"
+        ),
         query=kind,
         path=(department.name, section, kind.title()),
         description=f"This {kind} from {brand} is made with {material} and comes {rng.choice(claims)}. Made for {use}.",

@@ -14,7 +14,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from affine.envs.env import EnvError, digest
 from affine.envs.webshop_catalogue import NO_UPPER_PRICE, Goal, Product, price_limit, synthetic_goals
@@ -29,15 +29,18 @@ _PRICE = re.compile(r"\d[\d,]*(?:\.\d+)?")
 class OriginalCatalogue:
     """The original products, in file order; `goals` in upstream's shuffled order."""
 
-    def __init__(self, suffix: Literal["", "_1000"], goals: Literal["synthetic", "human"]) -> None:
-        """Raises EnvError where the folder or a file is missing or is not what it should be."""
+    def __init__(self, suffix: str, *, human: bool) -> None:
+        """`suffix` is "_1000" or "" (all products); goals are `human` or synthetic.
+
+        Raises EnvError where the folder or a file is missing or is not what it should be.
+        """
         items, wishes = _path(f"items_shuffle{suffix}.json"), _path(f"items_ins_v2{suffix}.json")
-        files = [items, wishes, *([_path("items_human_ins.json")] if goals == "human" else [])]
-        self.key = digest("original", goals, *(_sha256(path) for path in files))
+        files = [items, wishes, *([_path("items_human_ins.json")] if human else [])]
+        self.key = digest("original", human, *(_sha256(path) for path in files))
         attributes = _read(wishes, dict)
         self._products = _products(_read(items, list), attributes, items)
         rng = random.Random(GOAL_SEED)
-        if goals == "human":
+        if human:
             self.goals = _human_goals(self._products, _read(files[-1], dict), rng)
         else:
             self.goals = [goal for product in self._products for goal in synthetic_goals(product, rng)]

@@ -18,17 +18,17 @@ from rapidfuzz.utils import default_process
 from affine.envs.webshop_catalogue import Goal, Product
 from affine.envs.webshop_vocabulary import NOT_NOUNS
 
-# In this order: a text is replaced by the first colour that it contains.
-COLORS: tuple[str, ...] = tuple(
-    """
-    alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel camo caramel
-    champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral cranberry cream crystal dark denim
-    eggplant elephant espresso fuchsia gold granite grape graphite grass gray green grey heather indigo ivory ivy khaki
-    lavender lemon leopard light lilac lime magenta maroon mauve merlot midnight mint mocha multicolor mushroom mustard
-    natural navy nude olive orange peach pewter pink plum purple rainbow red rose royal rust sand sapphire seashell silver
-    skull slate steel stone stonewash sunflower tan taupe teal tiger turquoise violet walnut wheat white wine yellow
-    """.split()
-)
+_COLOR_WORDS = """
+    alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel
+    camo caramel champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral cranberry
+    cream crystal dark denim eggplant elephant espresso fuchsia gold granite grape graphite grass gray green
+    grey heather indigo ivory ivy khaki lavender lemon leopard light lilac lime magenta maroon mauve merlot
+    midnight mint mocha multicolor mushroom mustard natural navy nude olive orange peach pewter pink plum purple
+    rainbow red rose royal rust sand sapphire seashell silver skull slate steel stone stonewash sunflower tan
+    taupe teal tiger turquoise violet walnut wheat white wine yellow
+"""
+COLORS: tuple[str, ...] = tuple(_COLOR_WORDS.split())
+"""The colours of upstream's normalisation, in its order: an option becomes the first that it contains."""
 
 SIMILAR = 85
 _ASCII_ONLY = dict.fromkeys(range(128, 256))

@@ -63,7 +63,8 @@ SMALL: tuple[SmallKind, ...] = (
 
 BRANDS = (
     "Norvik", "Alder & Finch", "Brightwell", "Casa Lumo", "Dovemont", "Eastway", "Fernhill", "Galerno", "Hartley",
-    "Ivoryline", "Juniper Road", "Kestrel", "Lindqvist", "Maplecrest", "Nordhaven", "Oakline", "Pinegrove", "Quillon",
+    "Ivoryline", "Juniper Road", "Kestrel", "Lindqvist", "Maplecrest", "Nordhaven", "Oakline", "Pinegrove",
+    "Quillon",
     "Riverstone", "Solenne", "Thornbury", "Umbra Lane", "Velmora", "Westbrook", "Yarrow", "Zephyr Works",
 )  # fmt: skip
 
@@ -81,9 +82,9 @@ FULL: tuple[Department, ...] = (
         ),
         ("cotton", "polyester", "linen", "merino wool", "rayon", "bamboo viscose"),
         (
-            "machine washable", "hand wash", "long sleeve", "short sleeve", "slim fit", "relaxed fit", "elastic waist",
-            "moisture wicking", "wrinkle free", "quick drying", "button closure", "drawstring closure", "water resistant",
-            "tummy control", "classic fit", "stretch fabric",
+            "machine washable", "hand wash", "long sleeve", "short sleeve", "slim fit", "relaxed fit",
+            "elastic waist", "moisture wicking", "wrinkle free", "quick drying", "button closure",
+            "drawstring closure", "water resistant", "tummy control", "classic fit", "stretch fabric",
         ),
         (("size", CLOTHES_SIZES), ("color", CLOTHES_COLORS)),
         ("daily wear", "office days", "travel", "weekend walks"),
@@ -98,9 +99,13 @@ FULL: tuple[Department, ...] = (
         ("leather", "canvas", "suede", "mesh", "vegan leather"),
         (
             "rubber sole", "memory foam", "arch support", "slip resistant", "open toe", "steel toe", "lace up",
-            "high heel", "ankle strap", "ethylene vinyl", "non slip", "wide width", "shock absorbing", "breathable lining",
+            "high heel", "ankle strap", "ethylene vinyl", "non slip", "wide width", "shock absorbing",
+            "breathable lining",
         ),
-        (("size", ("6", "7", "8", "9", "10", "11", "12")), ("color", ("black", "brown", "white", "navy", "tan", "olive"))),
+        (
+            ("size", ("6", "7", "8", "9", "10", "11", "12")),
+            ("color", ("black", "brown", "white", "navy", "tan", "olive")),
+        ),
         ("long shifts", "gym training", "city walks", "garden work"),
         (18, 140),
     ),
@@ -108,14 +113,14 @@ FULL: tuple[Department, ...] = (
         "Home & Kitchen",
         (
             ("Furniture", "coffee table"), ("Furniture", "bar stool"), ("Furniture", "bookcase shelf"),
-            ("Bedding", "duvet cover"), ("Decor", "throw pillow"), ("Lighting", "desk lamp"), ("Decor", "wall mirror"),
-            ("Storage", "storage ottoman"),
+            ("Bedding", "duvet cover"), ("Decor", "throw pillow"), ("Lighting", "desk lamp"),
+            ("Decor", "wall mirror"), ("Storage", "storage ottoman"),
         ),
         ("solid wood", "metal", "tempered glass", "velvet", "faux leather", "bamboo"),
         (
-            "easy assemble", "space saving", "height adjustable", "easy clean", "mid century", "spot clean", "stain resistant",
-            "heavy duty", "lead free", "fade resistant", "assembly required", "non slip feet", "eco friendly", "wall mounted",
-            "foldable frame", "king size",
+            "easy assemble", "space saving", "height adjustable", "easy clean", "mid century", "spot clean",
+            "stain resistant", "heavy duty", "lead free", "fade resistant", "assembly required", "non slip feet",
+            "eco friendly", "wall mounted", "foldable frame", "king size",
         ),
         (("color", HOME_COLORS), ("size", ("18 inch", "24 inch", "30 inch", "36 inch"))),
         ("the living room", "small bedrooms", "home offices", "dining rooms"),
@@ -125,27 +130,34 @@ FULL: tuple[Department, ...] = (
         "Beauty",
         (
             ("Skin Care", "face serum"), ("Skin Care", "body lotion"), ("Hair Care", "shampoo bar"),
-            ("Hair Care", "hair oil"), ("Makeup", "lip balm"), ("Makeup", "eyeshadow palette"), ("Oral Care", "mouthwash"),
+            ("Hair Care", "hair oil"), ("Makeup", "lip balm"), ("Makeup", "eyeshadow palette"),
+            ("Oral Care", "mouthwash"),
         ),
         ("argan oil", "coconut oil", "tea tree", "hyaluronic acid", "shea butter", "aloe vera"),
         (
-            "cruelty free", "paraben free", "sulfate free", "fragrance free", "long lasting", "anti aging", "dermatologist tested",
-            "natural ingredients", "alcohol free", "sensitive skin", "dry skin", "damaged hair", "travel size", "easy apply",
+            "cruelty free", "paraben free", "sulfate free", "fragrance free", "long lasting", "anti aging",
+            "dermatologist tested", "natural ingredients", "alcohol free", "sensitive skin", "dry skin",
+            "damaged hair", "travel size", "easy apply",
         ),
-        (("size", ("2 ounce", "4 ounce", "8 ounce", "16 ounce")), ("scent", ("lavender", "unscented", "vanilla", "citrus"))),
+        (
+            ("size", ("2 ounce", "4 ounce", "8 ounce", "16 ounce")),
+            ("scent", ("lavender", "unscented", "vanilla", "citrus")),
+        ),
         ("morning routines", "travel bags", "every skin tone", "gifts"),
         (6, 60),
     ),
     Department(
         "Grocery",
         (
-            ("Snacks", "granola bars"), ("Snacks", "trail mix"), ("Beverages", "green tea"), ("Beverages", "ground coffee"),
-            ("Pantry", "pasta sauce"), ("Candy", "chocolate truffles"), ("Pantry", "almond butter"),
+            ("Snacks", "granola bars"), ("Snacks", "trail mix"), ("Beverages", "green tea"),
+            ("Beverages", "ground coffee"), ("Pantry", "pasta sauce"), ("Candy", "chocolate truffles"),
+            ("Pantry", "almond butter"),
         ),
         ("oats", "cocoa", "roasted almonds", "sea salt", "organic cane sugar"),
         (
-            "gluten free", "non gmo", "sugar free", "dairy free", "plant based", "low carb", "keto friendly", "high protein",
-            "usda organic", "nut free", "artificial colors free", "kosher certified", "ready eat", "soy free",
+            "gluten free", "non gmo", "sugar free", "dairy free", "plant based", "low carb", "keto friendly",
+            "high protein", "usda organic", "nut free", "artificial colors free", "kosher certified", "ready eat",
+            "soy free",
         ),
         (
             ("flavor", ("original", "dark roast", "honey", "salted caramel", "berry", "mint")),
@@ -157,33 +169,40 @@ FULL: tuple[Department, ...] = (
     Department(
         "Electronics",
         (
-            ("Headphones", "wireless earbuds"), ("Headphones", "gaming headset"), ("Computers", "mechanical keyboard"),
-            ("Computers", "laptop stand"), ("Phones", "phone case"), ("Power", "power bank"), ("Cables", "charging cable"),
-            ("Cameras", "security camera"),
+            ("Headphones", "wireless earbuds"), ("Headphones", "gaming headset"),
+            ("Computers", "mechanical keyboard"), ("Computers", "laptop stand"), ("Phones", "phone case"),
+            ("Power", "power bank"), ("Cables", "charging cable"), ("Cameras", "security camera"),
         ),
         ("aluminum alloy", "silicone", "carbon fiber", "braided nylon", "tempered glass"),
         (
-            "fast charging", "noise cancelling", "plug play", "high speed", "long lasting battery", "wireless charging",
-            "water resistant", "heavy duty", "gold plated", "easy install", "high definition", "motion detection", "hands free",
-            "stereo sound",
+            "fast charging", "noise cancelling", "plug play", "high speed", "long lasting battery",
+            "wireless charging", "water resistant", "heavy duty", "gold plated", "easy install", "high definition",
+            "motion detection", "hands free", "stereo sound",
         ),
-        (("color", ("black", "white", "silver", "rose gold", "space gray", "navy")), ("size", ("3 ft", "6 ft", "10 ft"))),
+        (
+            ("color", ("black", "white", "silver", "rose gold", "space gray", "navy")),
+            ("size", ("3 ft", "6 ft", "10 ft")),
+        ),
         ("commuting", "video calls", "home studios", "road trips"),
         (9, 180),
     ),
     Department(
         "Sports & Outdoors",
         (
-            ("Camping", "sleeping bag"), ("Camping", "camping chair"), ("Fitness", "yoga mat"), ("Fitness", "resistance bands"),
-            ("Bags", "hiking backpack"), ("Cycling", "bike helmet"), ("Bottles", "water bottle"),
+            ("Camping", "sleeping bag"), ("Camping", "camping chair"), ("Fitness", "yoga mat"),
+            ("Fitness", "resistance bands"), ("Bags", "hiking backpack"), ("Cycling", "bike helmet"),
+            ("Bottles", "water bottle"),
         ),
         ("nylon", "stainless steel", "natural rubber", "ripstop polyester", "cork"),
         (
             "light weight", "water proof", "leak proof", "bpa free", "easy carry", "quick release", "tear resistant",
-            "double walled", "anti odor", "adjustable straps", "compact folding", "insulated lining", "high visibility",
-            "impact resistant",
+            "double walled", "anti odor", "adjustable straps", "compact folding", "insulated lining",
+            "high visibility", "impact resistant",
         ),
-        (("color", ("black", "orange", "teal", "forest green", "grey", "yellow")), ("size", ("small", "medium", "large"))),
+        (
+            ("color", ("black", "orange", "teal", "forest green", "grey", "yellow")),
+            ("size", ("small", "medium", "large")),
+        ),
         ("weekend camping", "home workouts", "long rides", "mountain trails"),
         (10, 160),
     ),
@@ -195,8 +214,9 @@ FULL: tuple[Department, ...] = (
         ),
         ("memory foam", "sisal", "natural rubber", "ceramic", "plush fleece"),
         (
-            "machine wash", "chew resistant", "non toxic", "anti slip", "easy clean", "no pull", "reflective stitching",
-            "dishwasher safe", "orthopedic support", "odor control", "slow feeding", "scratch resistant",
+            "machine wash", "chew resistant", "non toxic", "anti slip", "easy clean", "no pull",
+            "reflective stitching", "dishwasher safe", "orthopedic support", "odor control", "slow feeding",
+            "scratch resistant",
         ),
         (("size", ("x-small", "small", "medium", "large")), ("color", ("grey", "brown", "blue", "pink", "beige"))),
         ("puppies", "senior pets", "large breeds", "indoor cats"),
@@ -226,21 +246,20 @@ REVIEWS = (
     ("Second one", "4.0", "We already had one and wanted another."),
 )
 
-NOT_NOUNS = frozenset(
-    """
-    a about all also an and any are as at be by for from get has have how i if in into is it its just me more most my new no
-    non not of off on one or our out over per s set so such than that the their them they this to too two up us very was we
-    what which who with without you your
-    adjustable anti artificial best big black blue breathable brown casual classic clean clear compact cool cute dark daily
-    damaged double dry durable easy elegant extra fast fine flat foldable free fresh friendly full gold good gray great green
-    grey handmade hard heavy high hot huge insulated large lasting light lightweight little long loose low medium mini modern
-    multi natural navy nice old open orange organic original perfect pink plain portable premium pretty proof purple quick
-    ready real red relaxed resistant reusable rose round safe sensitive short silver simple slim slow small smart soft solid
-    special square strong stylish super sweet tall thick thin tiny toxic ultra unscented vintage warm washable white wide
-    wireless yellow
-    adjustable assemble carry charging detecting drying eat fitting folding made mounted moisturizing plated plug required
-    roasted saving striped stretch tested used using wash wicking
-    """.split()
-)
+_NOT_NOUN_WORDS = """
+    a about adjustable all also an and anti any are artificial as assemble at be best big black blue breathable
+    brown by carry casual charging classic clean clear compact cool cute daily damaged dark detecting double dry
+    drying durable easy eat elegant extra fast fine fitting flat foldable folding for free fresh friendly from
+    full get gold good gray great green grey handmade hard has have heavy high hot how huge i if in insulated
+    into is it its just large lasting light lightweight little long loose low made me medium mini modern
+    moisturizing more most mounted multi my natural navy new nice no non not of off old on one open or orange
+    organic original our out over per perfect pink plain plated plug portable premium pretty proof purple quick
+    ready real red relaxed required resistant reusable roasted rose round s safe saving sensitive set short
+    silver simple slim slow small smart so soft solid special square stretch striped strong stylish such super
+    sweet tall tested than that the their them they thick thin this tiny to too toxic two ultra unscented up us
+    used using very vintage warm was wash washable we what which white who wicking wide wireless with without
+    yellow you your
+"""
+NOT_NOUNS = frozenset(_NOT_NOUN_WORDS.split())
 """Lower-case words that do not count as nouns of a title: function words, adjectives, participles. A word
 list instead of a part-of-speech tagger, because the score must not depend on a model that may be missing."""
