@@ -113,6 +113,29 @@ class DatasetParams(Section):
     validation: float = Field(gt=0, lt=0.5)
     weights: Weights = Weights()
 
+    @model_validator(mode="after")
+    def _shares(self) -> DatasetParams:
+        for env, weight in self.weights.as_dict().items():
+            if weight > 1:
+                raise ValueError(f"weights.{env} is the share of its demonstrations, at most 1 (got {weight})")
+        return self
+
+
+class PretrainParams(Section):
+    """How `base.source: pretrain` (and `python -m affine pretrain`) makes the nano model. `episodes` of noisy
+    play per environment make the corpus; `drills` and `steps` are optimizer steps of retrieval drills and of
+    play mixed with a share of `skills` texts; `prompt_weight` is the loss weight of what the agent only reads."""
+
+    episodes: int = Field(gt=0)
+    drills: int = Field(ge=0)
+    steps: int = Field(gt=0)
+    batch_tokens: int = Field(gt=0)
+    skills: float = Field(ge=0, lt=1)
+    prompt_weight: float = Field(ge=0, le=1)
+    learning_rate: float = Field(gt=0)
+    muon_learning_rate: float = Field(gt=0)
+    save_every: int = Field(gt=0, multiple_of=50)
+
 
 class BaseParams(Section):
     """Stage `base`: the starting checkpoint. `path` for `shipped`, `repo` and `revision` (a full commit
@@ -122,6 +145,7 @@ class BaseParams(Section):
     path: str = "pretrained/nano"
     repo: str = ""
     revision: str = ""
+    pretrain: PretrainParams
 
     @model_validator(mode="after")
     def _complete(self) -> BaseParams:
@@ -141,7 +165,8 @@ class LoraParams(Section):
 
 class SftParams(Section):
     """Stage `sft`. `batch_tokens` is the size of a packed sequence, `batch_sequences` how many of them make
-    an optimizer step; `evaluate_every` and `save_every` count optimizer steps."""
+    an optimizer step; `log_every`, `evaluate_every` and `save_every` count optimizer steps. `dtype` is the
+    format of matrix products; auto is bfloat16 where the hardware has it."""
 
     lora: LoraParams
     epochs: int = Field(gt=0)
@@ -151,6 +176,7 @@ class SftParams(Section):
     max_grad_norm: float = Field(gt=0)
     batch_tokens: int = Field(gt=0)
     batch_sequences: int = Field(gt=0)
+    log_every: int = Field(default=10, gt=0)
     evaluate_every: int = Field(gt=0)
     save_every: int = Field(gt=0)
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
@@ -215,21 +241,25 @@ class ParetoParams(Section):
 
 
 class ReleaseParams(Section):
-    """Stage `release`. `model` is best, base, sft or ppo; `name` must start with "Affine"."""
+    """Stage `release`. `model` is best (what the evidence supports), base, sft or ppo; `name` must start with
+    "Affine", as the subnet asks; `allow_regression` releases a model although it is significantly worse than
+    its base somewhere; `license` is an SPDX id the base's licence allows."""
 
     model: Literal["best", "base", "sft", "ppo"]
-    name: str = Field(min_length=1)
+    name: str = Field(pattern=r"^[Aa]ffine[\w.-]*$")
     allow_regression: bool = False
-    shard_size: str = "4GB"
+    shard_size: str = Field(default="4GB", pattern=r"^[1-9]\d*(KB|MB|GB)$")
+    license: str = Field(default="mit", pattern=r"^[a-z0-9.-]+$")
 
 
 class DeployParams(Section):
-    """Stage `deploy`. `repo` is "owner/name"; `endpoint` empty means the public Hub."""
+    """Stage `deploy`. `repo` is "owner/name"; `tag` empty sets none; `endpoint` empty means HF_ENDPOINT or
+    the public Hub."""
 
-    repo: str
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     private: bool = True
-    tag: str = ""
-    endpoint: str = ""
+    tag: str = Field(default="", pattern=r"^[\w.-]*$")
+    endpoint: str = Field(default="", pattern=r"^(https?://.+)?$")
 
 
 class Params(Section):

@@ -1,0 +1,365 @@
+"""Stage `sft`: LoRA on the token-exact dataset; loss on the agent's tokens only.
+
+The trainer is transformers' (and through it accelerate's: one process or many), the collator TRL's
+padding-free one. TRL's SFTTrainer itself is left out for three reasons: its loss without Triton projects
+every position onto the vocabulary, masked ones included, where here only the positions before an agent's
+token are (`logits_to_keep`); its packing sorts by length, which in our data sorts by environment; and the
+means it logs aren't in its checkpoints, so a resumed run would write other curves.
+
+A run that is killed goes on from its last complete checkpoint and ends in the same bytes (CPU): the packs
+of all epochs are drawn beforehand, and curves and the best adapter are functions of the steps alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from affine.dataset.packing import pack
+from affine.dataset.sequences import Dataset, Demonstration, load_dataset, load_tokenizer, tokenizer_digest
+from affine.models.attention import choose_dtype
+from affine.models.lora import add_adapter, base_digest, base_files, load_base, save_adapter, trainable_parameters
+from affine.params import Params, SftParams
+from affine.training.live import Curves
+from affine.training.work import published, work_folder, write_json
+from affine.types import ENVS
+
+log = logging.getLogger(__name__)
+
+IGNORED = -100
+COMPLETE = "complete"
+"""A checkpoint holds a file of this name once it is whole."""
+
+CURVES = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
+CURVES |= {"eval_loss": "validation/loss"} | {f"eval_{env}": f"validation/{env}" for env in ENVS}
+"""The trainer's names -> the curves'."""
+
+
+class SftError(Exception):
+    """Training can't start or go on; says where it stopped and what to change."""
+
+
+class Packs(torch.utils.data.Dataset[dict[str, list[int]]]):
+    """Packed rows, in the order in which they are trained."""
+
+    def __init__(self, rows: Sequence[Demonstration], packs: Sequence[Sequence[int]]) -> None:
+        self.rows = rows
+        self.packs = packs
+
+    def __len__(self) -> int:
+        return len(self.packs)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        """`input_ids` and `labels` of one length, `seq_lengths` of the sequences in them."""
+        rows = [self.rows[k] for k in self.packs[index]]
+        return {
+            "input_ids": [token for row in rows for token in row.input_ids],
+            "labels": [
+                token if mask else IGNORED
+                for row in rows
+                for token, mask in zip(row.input_ids, row.action_mask, strict=True)
+            ],
+            "seq_lengths": [len(row) for row in rows],
+        }
+
+    def tasks(self, first: int, last: int) -> list[str]:
+        """The tasks in packs `first` to `last` (excluded), as "env level/id"."""
+        return [f"{self.rows[k].env} {self.rows[k].task}" for part in self.packs[first:last] for k in part]
+
+
+def epochs(rows: Sequence[Demonstration], sft: SftParams, seed: int) -> Packs:
+    """The packs of all epochs, each in its own order."""
+    lengths = [len(row) for row in rows]
+    drawn = [pack(lengths, sft.batch_tokens, random.Random(f"sft/{seed}/{epoch}")) for epoch in range(sft.epochs)]
+    return Packs(rows, [part for epoch in drawn for part in epoch])
+
+
+def by_env(rows: Sequence[Demonstration], budget: int) -> tuple[Packs, list[int]]:
+    """Packs of one environment each, and the index of that environment in `ENVS`."""
+    packs: list[list[int]] = []
+    envs: list[int] = []
+    for number, env in enumerate(ENVS):
+        members = [k for k, row in enumerate(rows) if row.env == env]
+        parts = pack([len(rows[k]) for k in members], budget)
+        packs += [[members[k] for k in part] for part in parts]
+        envs += [number] * len(parts)
+    return Packs(rows, packs), envs
+
+
+class SftTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+    """transformers' Trainer on packed rows: the loss, and a validation loss per environment."""
+
+    def __init__(self, validation: tuple[Packs, list[int]], **kwargs: Any) -> None:
+        super().__init__(eval_dataset=validation[0], **kwargs)
+        self.validation_envs = validation[1]
+        self.model_accepts_loss_kwargs = True  # count the agent's tokens over the whole optimizer step
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The summed loss of this pack's agent tokens, over their number in the whole step.
+
+        Raises SftError where it isn't finite.
+        """
+        assert not return_outputs, "logits of a packed row are made for agent tokens only"
+        assert num_items_in_batch is not None
+        loss: torch.Tensor = agent_loss(model, inputs).sum() / num_items_in_batch
+        if not torch.isfinite(loss):
+            self.stop_not_finite("the loss")
+        # num_items_in_batch counts all processes' tokens, and the gradients are averaged over them.
+        return loss * self.accelerator.num_processes
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Mean validation loss per agent token: over all (`eval_loss`) and per environment."""
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        packs = self.eval_dataset
+        sums = torch.zeros(len(ENVS), 2, dtype=torch.float64, device=self.args.device)
+        self.model.eval()
+        for k in range(rank, -(-len(packs) // processes) * processes, processes):
+            inputs = self._prepare_inputs(self.data_collator([packs[min(k, len(packs) - 1)]]))
+            with torch.no_grad():
+                losses = agent_loss(self.model_wrapped, inputs)
+            if k < len(packs):  # beyond, a process only keeps step with the others
+                sums[self.validation_envs[k]] += torch.stack([losses.double().sum(), torch.tensor(float(len(losses)))])
+        sums = self.accelerator.reduce(sums, "sum").cpu()
+        total, count = sums.sum(0).tolist()
+        metrics = {"eval_loss": total / count}
+        metrics |= {f"eval_{env}": s / n for env, (s, n) in zip(ENVS, sums.tolist(), strict=True) if n}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def stop_not_finite(self, what: str) -> None:
+        """Raise SftError naming the step and its tasks."""
+        step = self.state.global_step
+        packs_a_step = self.args.gradient_accumulation_steps * self.accelerator.num_processes
+        tasks = self.train_dataset.tasks(step * packs_a_step, (step + 1) * packs_a_step)
+        raise SftError(
+            f"sft: {what} is not finite at step {step + 1} (tasks {', '.join(tasks[:8])}{' …' * (len(tasks) > 8)});"
+            " the last checkpoint is intact. Lower sft.learning_rate or check these demonstrations"
+        )
+
+
+def agent_loss(model: torch.nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """The loss (nats) of each agent token in one packed row, (N,), in float32.
+
+    Logits are made for the N positions before these tokens and for no others.
+    """
+    labels = inputs["labels"][0, 1:]
+    keep = (labels != IGNORED).nonzero().flatten()
+    given = {name: value for name, value in inputs.items() if name != "labels"}
+    logits = model(**given, logits_to_keep=keep, use_cache=False).logits[0]
+    return cross_entropy(logits.float(), labels[keep], reduction="none")
+
+
+class Bookkeeping(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """Curves, the best adapter, complete checkpoints: everything written beside the trainer's own files."""
+
+    def __init__(self, folder: Path, base: str, resume_step: int) -> None:
+        self.folder = folder
+        self.base = base
+        self.resume_step = resume_step
+        self.curves: Curves | None = None
+        self.trainer: SftTrainer | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.curves = Curves(self.folder / "live", self.resume_step)
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        weights = (w for w in kwargs["model"].parameters() if w.grad is not None)
+        if self.trainer and not all(bool(torch.isfinite(w.grad).all()) for w in weights):
+            self.trainer.stop_not_finite("a gradient")
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
+        if control.should_save or control.should_evaluate:
+            control.should_log = True  # a mean over steps before a checkpoint can't be resumed after it
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if self.curves is not None:
+            values = {curve: logs[name] for name, curve in CURVES.items() if name in logs}
+            if values:
+                self.curves.log(state.global_step, values)
+
+    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and best_evaluation(state.log_history)["step"] == state.global_step:
+            with published(self.folder / f"best-{state.global_step}") as folder:
+                save_adapter(kwargs["model"], folder, self.base)
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            best = f"best-{best_evaluation(state.log_history)['step']}" if _evaluations(state.log_history) else ""
+            for folder in self.folder.glob("best-*"):
+                if folder.name != best:
+                    shutil.rmtree(folder)
+
+
+def _evaluations(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [entry for entry in history if "eval_loss" in entry]
+
+
+def best_evaluation(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The entry of the lowest validation loss, the earliest of equals."""
+    return min(_evaluations(history), key=lambda entry: (entry["eval_loss"], entry["step"]))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint under `folder`; incomplete ones are removed."""
+    complete = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if (checkpoint / COMPLETE).is_file():
+            complete.append(checkpoint)
+        else:
+            shutil.rmtree(checkpoint)
+    return max(complete, key=_step, default=None)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def train_sft(params: Params, root: Path) -> None:
+    """Write models/sft/, metrics/sft.json and metrics/curves/sft/ under `root`, resuming what was begun.
+
+    Raises SftError (not finite, out of memory, a dataset of another tokenizer), CheckpointError,
+    DatasetError, AttentionError.
+    """
+    started = time.monotonic()
+    base = root / "models" / "base"
+    dataset = load_dataset(root / "data" / "dataset")
+    if dataset.tokenizer != tokenizer_digest(load_tokenizer(base)):
+        raise SftError(
+            f"data/dataset was made with another tokenizer ({dataset.tokenizer[:12]}) than the one in models/base;"
+            " run `dvc repro dataset`"
+        )
+    settings = {"sft": params.sft.model_dump(mode="json"), "seed": params.seed}
+    files = [root / "data" / "dataset" / f"{part}.parquet" for part in ("train", "validation")]
+    folder = work_folder(root, "sft", settings, [*base_files(base), *files])
+    checkpoint = last_checkpoint(folder / "checkpoints")
+    resume_step = _step(checkpoint) if checkpoint else 0
+    trainer, books = _trainer(params, base, dataset, folder, resume_step)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError:
+        raise SftError(
+            f"sft: out of memory; lower sft.batch_tokens (now {params.sft.batch_tokens}, and raise"
+            " sft.batch_sequences), or set sft.gradient_checkpointing to true"
+        ) from None
+    if trainer.is_world_process_zero() and books.curves is not None:
+        _publish(root, folder, trainer, books.curves)
+        steps = trainer.state.global_step - resume_step
+        _log_time(root, steps, time.monotonic() - started, trainer)
+        shutil.rmtree(folder)
+
+
+def _trainer(
+    params: Params, base: Path, dataset: Dataset, folder: Path, resume_step: int
+) -> tuple[SftTrainer, Bookkeeping]:
+    sft = params.sft
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = choose_dtype(sft.dtype, device)
+    arguments = TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        num_train_epochs=1,  # of packs that hold all epochs
+        train_sampling_strategy="sequential",
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=sft.batch_sequences,
+        learning_rate=sft.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=sft.warmup,
+        weight_decay=sft.weight_decay,
+        max_grad_norm=sft.max_grad_norm,
+        logging_steps=sft.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps",
+        eval_steps=sft.evaluate_every,
+        save_strategy="steps",
+        save_steps=sft.save_every,
+        save_total_limit=2,
+        bf16=dtype is torch.bfloat16,
+        use_cpu=device.type == "cpu",
+        gradient_checkpointing=sft.gradient_checkpointing,
+        remove_unused_columns=False,
+        disable_tqdm=not sys.stderr.isatty(),
+        report_to=[],
+        seed=params.seed,
+        dataloader_pin_memory=device.type == "cuda",
+    )
+    model = load_base(base, attention=sft.attention, dtype=dtype, device=arguments.device)
+    if sft.gradient_checkpointing:
+        model.enable_input_require_grads()  # the base is frozen, and checkpointing needs a path to the adapter
+    model = add_adapter(model, sft.lora, params.seed)
+    books = Bookkeeping(folder, base_digest(base), resume_step)
+    trainer = SftTrainer(
+        by_env(dataset.validation, sft.batch_tokens),
+        model=model,
+        args=arguments,
+        train_dataset=epochs(dataset.train, sft, params.seed),
+        data_collator=DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True),
+        callbacks=[books],
+    )
+    trainer.remove_callback(PrinterCallback)
+    books.trainer = trainer
+    return trainer, books
+
+
+def _publish(root: Path, folder: Path, trainer: SftTrainer, curves: Curves) -> None:
+    """Outputs from the work folder to their places; the adapter last, since it is what others read."""
+    history = trainer.state.log_history
+    best, last = best_evaluation(history), _evaluations(history)[-1]
+    packs: Packs = trainer.train_dataset
+    trained = [packs.rows[k] for part in packs.packs for k in part]
+    metrics = {
+        "steps": trainer.state.global_step,
+        "tokens": sum(len(row) for row in trained),
+        "agent_tokens": sum(row.agent_tokens for row in trained),
+        "trainable_parameters": trainable_parameters(trainer.model),
+        "train_loss": [entry["loss"] for entry in history if "loss" in entry][-1],
+        "best_step": best["step"],
+        "validation_loss": {"best": best["eval_loss"], "last": last["eval_loss"]},
+        "validation": {env: best[f"eval_{env}"] for env in ENVS if f"eval_{env}" in best},
+    }
+    curves.publish(root / "metrics" / "curves" / "sft")
+    write_json(root / "metrics" / "sft.json", metrics)
+    with published(root / "models" / "sft") as target:
+        for file in sorted((folder / f"best-{best['step']}").iterdir()):
+            shutil.copyfile(file, target / file.name)
+
+
+def _log_time(root: Path, steps: int, seconds: float, trainer: SftTrainer) -> None:
+    """A line in logs/sft.log and on the terminal; times aren't metrics, since they never repeat."""
+    packs: Packs = trainer.train_dataset
+    begun = (trainer.state.global_step - steps) * trainer.args.gradient_accumulation_steps
+    tokens = sum(len(packs.rows[k]) for part in packs.packs[begun:] for k in part)
+    line = {
+        "steps": steps,
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(tokens / seconds),
+        "attention": trainer.model.config._attn_implementation,
+        "dtype": "bfloat16" if trainer.args.bf16 else "float32",
+        "device": trainer.args.device.type,
+    }
+    (root / "logs").mkdir(exist_ok=True)
+    with (root / "logs" / "sft.log").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    best = best_evaluation(trainer.state.log_history)
+    print(f"sft: {line}; validation loss {best['eval_loss']:.4f} at step {best['step']}", file=sys.stderr)
