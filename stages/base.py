@@ -1,14 +1,17 @@
-"""Stage `base`: the starting checkpoint. See `affine.models.base`."""
+"""Stage `base`: the starting checkpoint."""
 
-import sys
+from __future__ import annotations
+
 from pathlib import Path
 
 from affine.models.base import make_base
-from affine.models.checkpoint import CheckpointError
-from affine.params import ParamsError, load_params
+from affine.params import load_params
+from affine.stage import main
+
+
+def run() -> None:
+    make_base(load_params(), Path.cwd())
+
 
 if __name__ == "__main__":
-    try:
-        make_base(load_params(), Path("."))
-    except (ParamsError, CheckpointError) as error:
-        sys.exit(str(error))
+    main(run)

@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from affine.models.lora import base_digest, save_adapter
 from affine.models.nano import save_checkpoint, train_tokenizer
 
 TEXTS = [
@@ -49,8 +50,8 @@ def make_tiny_base(path: Path, seed: int = 0, *, dtype: torch.dtype = torch.floa
 
 
 def make_tiny_adapter(base: Path, path: Path, seed: int = 0, *, scale: float = 0.2, **lora: object) -> Path:
-    """Write a peft LoRA adapter for the model at `base` whose matrices are random and not zero, so that it
-    changes the logits; `lora` overrides `LoraConfig`'s arguments."""
+    """Write a LoRA adapter for the model at `base`, as the training stages do, whose matrices are random and
+    not zero, so that it changes the logits; `lora` overrides `LoraConfig`'s arguments."""
     settings: dict[str, object] = {
         "r": 4,
         "lora_alpha": 8,
@@ -63,5 +64,6 @@ def make_tiny_adapter(base: Path, path: Path, seed: int = 0, *, scale: float = 0
         for name, weight in model.named_parameters():
             if "lora_" in name:
                 weight.normal_(0.0, scale)
-    model.save_pretrained(path)
+    path.mkdir(parents=True, exist_ok=True)
+    save_adapter(model, path, base_digest(base))
     return path

@@ -9,7 +9,7 @@ The manifest in metrics/base.json (repository, commit, files, sizes, hashes) is 
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import shutil
 from dataclasses import asdict
@@ -17,54 +17,46 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 
+from affine.files import published, write_json
 from affine.models.checkpoint import CheckpointError, check_checkpoint, hash_files, is_part
 from affine.models.hub import FAULTS, RemoteFile, endpoint, explain, open_api, remote_files, same_content
 from affine.params import BaseParams, Params
 
 
-def work_folder(root: Path) -> Path:
-    """Where unfinished work lies: AFFINE_WORK (absolute, for runs in temporary copies), else `root`/work."""
-    return Path(os.environ.get("AFFINE_WORK") or root / "work")
-
-
 def make_base(params: Params, root: Path) -> None:
     """Write models/base and metrics/base.json under `root`.
 
-    What is half fetched or half made stays in the work folder and is taken up again by the next run.
+    What is half fetched or half made stays in the work folder (AFFINE_WORK, else `root`/work) and is taken
+    up again by the next run.
     Raises CheckpointError, in a line or two, for a source that is missing, refused, cut or unusable.
     """
     source = params.base
+    work = Path(os.environ.get("AFFINE_WORK") or root / "work") / "base"
     if source.source == "hub":
-        folder = download(source, work_folder(root) / "base" / f"{source.repo.replace('/', '--')}-{source.revision}")
+        folder = download(source, work / f"{source.repo.replace('/', '--')}-{source.revision}")
     elif source.source == "pretrain":
         from affine.models.pretrain import pretrain
 
-        folder = work_folder(root) / "base" / "pretrained"
+        folder = work / "pretrained"
         pretrain(params, root, folder)
     else:
         folder = root / source.path
     summary = check_checkpoint(folder)
-    partial = work_folder(root) / "base" / "partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and is_part(file.name):
-            _place(file, partial / file.name, linked=source.source == "hub")
     out = root / "models" / "base"
-    shutil.rmtree(out, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(partial, out)
+    with published(out) as partial:
+        for file in sorted(folder.iterdir()):
+            if file.is_file() and is_part(file.name):
+                _place(file, partial / file.name, linked=source.source == "hub")
+    hashes = hash_files(out)
     manifest = {
         "source": source.source,
         "repository": source.repo if source.source == "hub" else "",
         "revision": source.revision if source.source == "hub" else "",
         **asdict(summary),
-        "bytes": sum(file.size for file in hash_files(out)),
-        "files": [asdict(file) for file in hash_files(out)],
+        "bytes": sum(file.size for file in hashes),
+        "files": [asdict(file) for file in hashes],
     }
-    path = root / "metrics" / "base.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(root / "metrics" / "base.json", manifest)
     if source.source == "hub":
         shutil.rmtree(folder)
 
@@ -84,7 +76,7 @@ def download(source: BaseParams, folder: Path) -> Path:
             raise CheckpointError(f"{source.repo} at {source.revision[:8]} holds no safetensors; take another base")
         _fetch(api, source, folder, wanted)
     except FAULTS as error:
-        raise CheckpointError(f"base: {explain(error, source.repo, url)}") from None
+        raise CheckpointError(explain(error, source.repo, url)) from None
     return folder
 
 
@@ -106,7 +98,12 @@ def _fetch(api: HfApi, source: BaseParams, folder: Path, wanted: dict[str, Remot
 def _place(file: Path, target: Path, *, linked: bool) -> None:
     """Copy the contents (a source may be read-only); what was fetched is linked, so that 8 GB stay 8 GB and
     a kill here costs no second download."""
-    if linked:
+    if not linked:
+        shutil.copyfile(file, target)
+        return
+    try:
         os.link(file, target)
-    else:
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
         shutil.copyfile(file, target)

@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer
 
+from affine.errors import AffineError
 from affine.models.chat import Renderer
 
 WEIGHTS = "model.safetensors"
@@ -38,7 +39,7 @@ PARTS = (
 """Names of what belongs to a checkpoint beside its weights."""
 
 
-class CheckpointError(Exception):
+class CheckpointError(AffineError):
     """A checkpoint is missing, incomplete or not one that the pipeline can use; says what to do."""
 
 

@@ -1,0 +1,194 @@
+"""The model card: a template filled from metrics files, each named on the card with its hash.
+
+No number is computed here: the card formats what stands in metrics/ and params.yaml.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from affine.models.checkpoint import sha256
+from affine.params import Params
+from affine.release.choose import BASE, Choice, ReleaseError
+from affine.types import ENVS
+
+ORIGINS = {
+    "sat": "generated formulas",
+    "abd": "generated programs, run in a sandbox",
+    "ded": "generated programs, run in a sandbox",
+    "webshop": "generated catalogue, after AgentGym's WebShop (MIT)",
+    "alfworld": "games generated from ALFWorld's floor plans (MIT)",
+    "babyai": "minigrid (MIT), worded like AgentGym's BabyAI (MIT)",
+    "sciworld": "ScienceWorld (Apache-2.0)",
+    "textcraft": "Minecraft's recipes from minecraft-data (MIT)",
+}
+"""Where each environment's tasks come from and under which licence."""
+
+
+@dataclass
+class Sources:
+    """Files read under `root`, with the hash of what was read."""
+
+    root: Path
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def text(self, path: str) -> str:
+        """The file's text. Raises ReleaseError where it is missing."""
+        try:
+            data = (self.root / path).read_bytes()
+        except FileNotFoundError:
+            raise ReleaseError(f"{path}: no such file; run `dvc repro` for the stage that makes it") from None
+        self.digests[path] = hashlib.sha256(data).hexdigest()
+        return data.decode()
+
+    def note(self, path: str) -> None:
+        """Record the hash of a file that need not be read whole."""
+        self.digests[path] = sha256(self.root / path)
+
+    def json(self, path: str) -> Any:
+        """A JSON file's value. Raises ReleaseError where it is missing or not JSON."""
+        try:
+            return json.loads(self.text(path))
+        except ValueError as error:
+            raise ReleaseError(f"{path}: not JSON ({error}); run `dvc repro -f` for the stage that makes it") from None
+
+    def rows(self, path: str) -> list[dict[str, str]]:
+        """A CSV file's rows."""
+        return list(csv.DictReader(self.text(path).splitlines()))
+
+
+def render_card(params: Params, choice: Choice, sources: Sources, release: str) -> str:
+    """The card's Markdown. `release` is the content of metrics/release.json, not yet written.
+
+    Raises ReleaseError where a file that it draws on is missing or lacks something.
+    """
+    evaluate, pareto = sources.json("metrics/evaluate.json"), sources.json("metrics/pareto.json")
+    scores = {(row["model"], row["env"]): row for row in sources.rows("metrics/plots/scores.csv")}
+    pair = f"{choice.model}_vs_{BASE}"
+    effects = {row["env"]: row for row in sources.rows("metrics/plots/differences.csv") if row["pair"] == pair}
+    base = sources.json("metrics/base.json")
+    dataset = sources.json("metrics/dataset.json")
+    envs = [env for env in ENVS if (choice.model, env) in scores]
+    collect = {env: sources.json(f"metrics/collect/{env}.json") for env in envs}
+    sources.text("params.yaml")
+    sources.digests["metrics/release.json"] = hashlib.sha256(release.encode()).hexdigest()
+    template = _environment().get_template("card.md.jinja")
+    try:
+        text: str = template.render(
+            metadata=_metadata(params, choice, base, scores, envs),
+            name=params.release.name,
+            repository=params.deploy.repo,
+            base_name=base["repository"] or "the nano model that comes with the pipeline",
+            choice=choice,
+            base=base,
+            params=params,
+            level=f"{round(100 * params.pareto.confidence)} %",
+            models=list(evaluate),
+            envs=envs,
+            evaluate=evaluate,
+            scores=scores,
+            effects=effects,
+            comparison=pareto.get(pair),
+            undecided=", ".join(env for env in envs if effects.get(env, {}).get("decision") == "open"),
+            weakest=min((scores[choice.model, env] for env in envs), key=lambda row: float(row["score"])),
+            dataset=dataset,
+            collect=collect,
+            origins=ORIGINS,
+            settings=_settings(params, choice.model),
+            sources=dict(sorted(sources.digests.items())),
+            release=json.loads(release),
+        )
+    except (KeyError, ValueError, LookupError, TypeError) as error:
+        raise ReleaseError(
+            f"the metrics do not hold what the card needs: {error!r}; run `dvc repro -f pareto`"
+        ) from None
+    return text
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("affine.release", ""),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 - Markdown, from our own files
+        keep_trailing_newline=True,
+    )
+    filters: dict[str, Callable[..., str]] = {"grouped": _grouped, "score": _score, "cell": _cell, "effect": _effect}
+    environment.filters.update(filters)
+    return environment
+
+
+def _grouped(number: int) -> str:
+    return f"{number:,}"
+
+
+def _score(value: float | str) -> str:
+    return f"{float(value):.2f}"
+
+
+def _cell(row: Mapping[str, str]) -> str:
+    return f"{_score(row['score'])} ({_score(row['low'])} to {_score(row['high'])})"
+
+
+def _effect(row: Mapping[str, str]) -> str:
+    difference, low, high = (f"{float(row[key]):+.2f}" for key in ("difference", "low", "high"))
+    decision = {"open": "undecided"}.get(row["decision"], row["decision"])
+    return f"{difference} ({low} to {high}), {decision}"
+
+
+def _settings(params: Params, model: str) -> dict[str, dict[str, Any]]:
+    """The parameters that made the model, by stage and dotted key."""
+    stages = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}[model]
+    return {stage: _flat(getattr(params, stage).model_dump()) for stage in stages}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return flat
+
+
+def _metadata(
+    params: Params,
+    choice: Choice,
+    base: Mapping[str, Any],
+    scores: Mapping[tuple[str, str], Mapping[str, str]],
+    envs: list[str],
+) -> str:
+    """The card's YAML head with a `model-index` of the measured scores."""
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            task_name="playing held-out tasks",
+            dataset_type=f"affine-{env}",
+            dataset_name=env,
+            dataset_split="test",
+            metric_type="score",
+            metric_name="mean score",
+            metric_value=float(scores[choice.model, env]["score"]),
+        )
+        for env in (*envs, "overall")
+    ]
+    data = ModelCardData(
+        language="en",
+        license=params.release.license,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        base_model=base["repository"] or None,
+        tags=["affine", "agent", *envs],
+        model_name=params.release.name,
+        eval_results=results,
+    )
+    return str(data.to_yaml()).strip()
