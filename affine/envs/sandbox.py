@@ -36,6 +36,8 @@ from pathlib import Path
 from affine.envs import sandbox_server
 from affine.envs.sandbox_server import ANSWER, HELLO, REQUEST, Limits
 
+__all__ = ["ATTACKS", "LEVELS", "TRAINING", "UPSTREAM", "Limits", "RunResult", "Sandbox", "SandboxError", "shared"]
+
 LEVELS = ("landlock", "seccomp", "bubblewrap")
 UNSAFE = "unsafe"
 _SERVER = Path(sandbox_server.__file__).resolve()

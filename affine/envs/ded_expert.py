@@ -1,0 +1,56 @@
+"""DED's expert: the program that the specification was made from."""
+
+from __future__ import annotations
+
+import random
+from typing import ClassVar
+
+from affine.envs.ded import Ded
+from affine.envs.env import Env, Expert, GaveUp, Move
+from affine.envs.programs import generate
+
+SUCCESS: dict[int, float] = {0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}
+"""Share of tasks solved, by level: 100 % by construction, and played."""
+_NAMES = {"s": "a word", "t": "a word", "n": "a number", "m": "a number", "xs": "a list"}
+
+
+class DedExpert(Expert):
+    """Knows the program from the task's construction (privileged): the specification says it step by step."""
+
+    privileged: ClassVar[bool] = True
+
+    def __init__(self, env: Ded) -> None:
+        self._problem = env.problem
+
+    def act(self) -> Move:
+        """The program. Raises GaveUp for upstream's rows without one."""
+        if not self._problem.answer:
+            raise GaveUp("the row holds no program")
+        return Move(self._thought(), self._problem.answer)
+
+    def wander(self, rng: random.Random) -> Move:
+        """A random program of the level that reads the same kinds of input."""
+        own = self._problem.program
+        if own is None:
+            return Move("I guess.", "print(input())")
+        drawn = [generate(own.scale, rng) for _ in range(8)]
+        programs = [program for program in drawn if program is not None]
+        if not programs:
+            raise GaveUp("no random program of this level was found")
+        fitting = [program for program in programs if program.reads == own.reads]
+        return Move("I guess.", (fitting or programs)[0].source)
+
+    def _thought(self) -> str:
+        program = self._problem.program
+        if program is None:
+            return "This program does what is asked."
+        read = " and ".join(f"{name} is {_NAMES[name]}" for name in program.reads)
+        if not program.gives:
+            return f"{read[0].upper()}{read[1:]}; one print does it."
+        return f"{read[0].upper()}{read[1:]}; the steps give {', '.join(program.gives)}; then print."
+
+
+def expert(env: Env, rng: random.Random) -> Expert:
+    """The expert for the task `env` was last reset to."""
+    assert isinstance(env, Ded)
+    return DedExpert(env)
