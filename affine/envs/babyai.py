@@ -71,9 +71,9 @@ _ONE_ROOM: dict[str, Any] = {
     "instr_kinds": ("action",),
 }
 SMALL_WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "GoPickupS6N3": (
+    "GoPickupS6N4": (
         _LEVELGEN,
-        {**_ONE_ROOM, "room_size": 6, "num_dists": 3, "locations": False, "action_kinds": ("goto", "pickup")},
+        {**_ONE_ROOM, "room_size": 6, "num_dists": 4, "locations": False, "action_kinds": ("goto", "pickup")},
     ),
     "OpenDoorS5": ("minigrid.envs.babyai.open:OpenDoor", {"room_size": 5, "select_by": "color"}),
     "GoPickupLocS6N5": (
@@ -188,9 +188,9 @@ class BabyAi(Env):
     levels: ClassVar[Mapping[int, Level]] = {
         0: Level(
             "one small room: go to, pick up or open what may be behind you",
-            6,
+            4,
             {
-                "worlds": ("GoPickupS6N3", "GoPickupS6N3", "GoPickupS6N3", "OpenDoorS5"),
+                "worlds": ("GoPickupS6N4", "GoPickupS6N4", "GoPickupS6N4", "OpenDoorS5"),
                 "wording": "brief",
                 "expert": "look",
             },
@@ -226,7 +226,6 @@ class BabyAi(Env):
     def __init__(self, settings: EnvSettings | None = None) -> None:
         super().__init__(settings)
         self.rules = RULES[self.settings.mode]
-        self._worlds: dict[str, Any] = {}
 
     def engine(self) -> Mapping[str, str]:
         return {"minigrid": importlib.metadata.version("minigrid")}
@@ -305,7 +304,7 @@ class BabyAi(Env):
         return f"{seen}\n{list_moves(self.listed, self.wording)}"
 
     def _start(self, level: int, id: int, seed: int) -> Any:
-        """The world of a task, freshly reset; each world is built once and reset for every task."""
+        """The world of a task, built for it and reset: no trace of another task."""
         worlds = self.levels[level].settings["worlds"]
         if worlds:
             rng = task_rng(self.name, level, id, seed)
@@ -313,9 +312,7 @@ class BabyAi(Env):
         else:
             base = AGENTGYM_WORLDS[id % len(AGENTGYM_WORLDS)]
             name, engine_seed = f"{base}-v{1 if base == 'GoToObjS6' else 0}", id // len(AGENTGYM_WORLDS)
-        if name not in self._worlds:
-            self._worlds[name] = build_world(name)
-        world = self._worlds[name]
+        world = build_world(name)
         with contextlib.redirect_stdout(io.StringIO()):  # the engine prints each layout it rejects
             world.reset(seed=engine_seed)
         return world

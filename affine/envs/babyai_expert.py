@@ -48,6 +48,8 @@ class LookExpert(Expert):
         for thing in seen:
             action = self._take(thing)
             if action in listed:
+                if not listed[action]:  # upstream takes no step to what is directly ahead, and sees no arrival
+                    return Move(f"I turn to face the {thing.name} anew.", "turn left")
                 return Move(f"The {thing.name} matches the goal.", action)
         if seen or self.turned >= 3:
             self.turned = 0
@@ -66,7 +68,10 @@ class LookExpert(Expert):
 
     def _take(self, thing: Thing) -> str:
         if self.verb == "open":
-            return f"toggle and go through {thing.name}"
+            if self.env.rules.stop_at_end:
+                return f"toggle and go through {thing.name}"
+            # upstream's macro walks on and loses the win: go there, then toggle
+            return "toggle" if self.env.view.front == thing else f"go to {thing.name}"
         return f"{'go to' if self.verb == 'go to' else 'pickup'} {thing.name}"
 
     def _wanted(self) -> str:
