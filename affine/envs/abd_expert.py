@@ -46,7 +46,8 @@ class AbdExpert(Expert):
             return "Running the program on this input gives the output."
         if program.reason:
             values = dict(zip(program.reads, stdin.splitlines(), strict=False))
-            return program.reason.format(**values, out=self._problem.output.strip())
+            printed = self._problem.output.strip()
+            return program.reason.format(**values, out=printed, tail=printed.split()[-1])
         tried = ", then ".join(stdin.splitlines())
         thought = f"Try {tried}: {'; '.join(program.trace(stdin))}. That is the output."
         if len(thought.split()) > _LONGEST_THOUGHT:

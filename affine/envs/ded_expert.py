@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from affine.envs.ded import Ded
 from affine.envs.env import Env, Expert, GaveUp, Move
-from affine.envs.programs import generate
+from affine.envs.programs import guess
 
 SUCCESS: dict[int, float] = {0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}
 """Share of tasks solved, by level: 100 % by construction, and played."""
@@ -29,25 +29,24 @@ class DedExpert(Expert):
         return Move(self._thought(), self._problem.answer)
 
     def wander(self, rng: random.Random) -> Move:
-        """A random program of the level that reads the same kinds of input."""
+        """A random program of the level that reads the same kinds of input, at level 0 over the constants in
+        the specification."""
         own = self._problem.program
         if own is None:
             return Move("I guess.", "print(input())")
-        drawn = [generate(own.scale, rng) for _ in range(8)]
-        programs = [program for program in drawn if program is not None]
-        if not programs:
-            raise GaveUp("no random program of this level was found")
-        fitting = [program for program in programs if program.reads == own.reads]
-        return Move("I guess.", (fitting or programs)[0].source)
+        guessed = guess(own, rng)
+        if guessed is None:
+            raise GaveUp("no random program of this kind was found")
+        return Move("I guess.", guessed.source)
 
     def _thought(self) -> str:
         program = self._problem.program
         if program is None:
             return "This program does what is asked."
-        read = " and ".join(f"{name} is {_NAMES[name]}" for name in program.reads)
+        read = ", ".join(f"{name}, {_NAMES[name]}" for name in program.reads)
         if not program.gives:
-            return f"{read[0].upper()}{read[1:]}; one print does it."
-        return f"{read[0].upper()}{read[1:]}; the steps give {', '.join(program.gives)}; then print."
+            return f"Read {read}; one print does it."
+        return f"Read {read}; then make {', '.join(program.gives)}; print."
 
 
 def expert(env: Env, rng: random.Random) -> Expert:

@@ -20,7 +20,7 @@ from types import CodeType
 
 from affine.envs.env import digest
 from affine.envs.program_operations import OPERATIONS, Operation
-from affine.envs.program_statements import STATEMENTS, WORDS, Statement
+from affine.envs.program_statements import STATEMENTS, WORDS
 
 _READ = {
     "s": "s = input()",
@@ -154,6 +154,24 @@ def generate(scale: Scale, rng: random.Random) -> Program | None:
     return None
 
 
+def guess(program: Program, rng: random.Random) -> Program | None:
+    """A random program of the same scale that reads the same input; at level 0 with constants that the
+    specification mentions, as far as there are enough. None where none was found."""
+    if program.scale.operations[1]:
+        drawn = (generate(program.scale, rng) for _ in range(20))
+        return next((other for other in drawn if other is not None and other.reads == program.reads), None)
+    fitting = [name for name, statement in STATEMENTS.items() if statement.reads == program.reads]
+    name = rng.choices(fitting, [STATEMENTS[name].weight for name in fitting])[0]
+    constants = _draw(STATEMENTS[name].numbers, STATEMENTS[name].words, rng)
+    mentioned = dict(program.parameters)
+    words = [mentioned[letter] for letter in ("w", "v") if letter in mentioned]
+    if STATEMENTS[name].words <= len(words):
+        constants.update(zip(("w", "v"), rng.sample(words, STATEMENTS[name].words), strict=False))
+    if "a" in constants and "a" in mentioned:
+        constants["a"] = mentioned["a"]
+    return _stated(name, constants, program.scale)
+
+
 def draw_case(program: Program, rng: random.Random) -> tuple[str, str]:
     """A random input on which `program` does not fail, and what it prints."""
     while True:  # ends: `generate` saw twelve such inputs in a row
@@ -191,18 +209,22 @@ def _draw(numbers: Mapping[str, tuple[int, int]], words: int, rng: random.Random
 
 
 def _statement(scale: Scale, rng: random.Random) -> Program:
-    statement: Statement = rng.choices(STATEMENTS, [s.weight for s in STATEMENTS])[0]
-    drawn = _draw(statement.numbers, statement.words, rng)
-    reads = statement.reads
+    name = rng.choices(list(STATEMENTS), [s.weight for s in STATEMENTS.values()])[0]
+    return _stated(name, _draw(STATEMENTS[name].numbers, STATEMENTS[name].words, rng), scale)
+
+
+def _stated(name: str, drawn: Mapping[str, str], scale: Scale) -> Program:
+    """The level-0 program of statement `name` with the constants `drawn`."""
+    statement = STATEMENTS[name]
     reason = statement.reason
-    for name, value in drawn.items():
-        reason = reason.replace(f"{{{name}}}", value)
+    for constant, value in drawn.items():
+        reason = reason.replace(f"{{{constant}}}", value)
     return Program(
-        reads=reads,
-        steps=("\n".join(_READ[name] for name in reads), statement.code.format(**drawn)),
+        reads=statement.reads,
+        steps=("\n".join(_READ[variable] for variable in statement.reads), statement.code.format(**drawn)),
         gives=(),
-        spec=f"{_READ_CLAUSE[reads]} {statement.clause.format(**drawn)}",
-        structure=(statement.name,),
+        spec=f"{_READ_CLAUSE[statement.reads]} {statement.clause.format(**drawn)}",
+        structure=(name,),
         parameters=tuple(drawn.items()),
         scale=scale,
         reason=reason,
