@@ -108,7 +108,6 @@ PROMPTS = {
     ),
 }
 
-_COMMAND = re.compile(r"(.+)\[(.+)\]")
 _BARE = re.compile(r"(?:search|click)\[[^\[\]\n]+\]", re.IGNORECASE)
 
 
@@ -128,16 +127,18 @@ def read_command(reply: str) -> tuple[str, str] | None:
     """("search" or "click", argument in lower case) of a reply; None where it holds no such action.
 
     The action is the text after the last "Action:"; without that mark the last bare search[...] or
-    click[...] counts.
+    click[...] counts. Its first line is read as upstream's pattern `(.+)\\[(.+)\\]` reads it, in linear time.
     """
     action = last_action(reply)
     if action is None:
         bare = _BARE.findall(reply)
         action = bare[-1] if bare else ""
-    match = _COMMAND.match(action)
-    if match is None:
+    line = action.partition("\n")[0]
+    end = line.rfind("]")
+    start = line.rfind("[", 1, max(end - 1, 0))
+    if start == -1:
         return None
-    verb, argument = match[1].strip().lower(), match[2].strip().lower()
+    verb, argument = line[:start].strip().lower(), line[start + 1 : end].strip().lower()
     return (verb, argument) if verb in ("search", "click") and argument else None
 
 

@@ -79,12 +79,14 @@ def _schema() -> tantivy.Schema:
 
 def _fill(index: tantivy.Index, documents: Iterable[str]) -> None:
     writer = index.writer(_HEAP_BYTES, num_threads=1)
-    for text in documents:
-        document = tantivy.Document()
-        document.add_text("text", text)
-        writer.add_document(document)
-    writer.commit()
-    writer.wait_merging_threads()
+    try:
+        for text in documents:
+            document = tantivy.Document()
+            document.add_text("text", text)
+            writer.add_document(document)
+        writer.commit()
+    finally:
+        writer.wait_merging_threads()  # ends the writer's thread, which would go on writing files
     index.reload()
 
 
