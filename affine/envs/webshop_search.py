@@ -51,7 +51,7 @@ class SearchIndex:
 
 
 def open_index(catalogue: Catalogue) -> SearchIndex:
-    """The index of `catalogue`, built when there is none yet (thread-free: one process, one build).
+    """The index of `catalogue`: built in memory, or for a large one opened on disk, where it is built once.
 
     Raises EnvError where a cached index is damaged.
     """
