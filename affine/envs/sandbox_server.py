@@ -146,7 +146,8 @@ class Zygote:
         finally:
             for fd in files:
                 os.close(fd)
-        late = timed_out or (exit_code in (-signal.SIGXCPU, -signal.SIGKILL) and used >= limits.cpu * 0.98)
+        hard = exit_code == -signal.SIGKILL and used > limits.cpu / 2  # reported CPU time is coarse
+        late = timed_out or exit_code == -signal.SIGXCPU or hard
         elapsed = time.monotonic() - started
         return ANSWER.pack(exit_code, int(late), elapsed, used, len(out), len(err)) + out + err
 
