@@ -61,7 +61,7 @@ def reference(name: str, values: dict[str, str]) -> str:
         "remainder": f"{w} {n - a * (n // a) if a else 0}",
         "over": w if n >= a + 1 else v,
         "even": v if n & 1 else w,
-        "same": w if {s} == {t} else v,
+        "same": [w, v][s != t],
         "rename": w if s == v else s,
         "sum": f"{w} {n + m}",
         "larger": f"{w} {sorted([n, m])[1]}",

@@ -4,14 +4,14 @@
 
 Levels of protection, best first; the first one whose self-test of attacks passes is used (`Sandbox.level`):
 
-    landlock    fork server + rlimits + Landlock + seccomp: reads the standard library, nothing else
+    landlock    fork server + rlimits + Landlock + seccomp: reads the standard and system libraries, nothing else
     seccomp     the same without Landlock (older kernels): no path can be opened at all, so only modules that
                 the server has imported already can be imported
     bubblewrap  fork server in namespaces of its own made by `bwrap`, + rlimits (kernels without seccomp)
     unsafe      rlimits only; never chosen unless asked for (`unsafe=True`, or AFFINE_SANDBOX_UNSAFE=1)
 
 A program can use threads (the memory and CPU limits hold for all of them together), but no process,
-network, file outside the standard library, signal to others, or change of its limits. Runs repeat:
+network, other file, signal to others, or change of its limits. Runs repeat:
 string hashing and `random` have a fixed seed. Programs end with their server, and the server ends with
 the process that started it, also after kill -9. Linux only.
 """
