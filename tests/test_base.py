@@ -41,7 +41,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
 
 def with_base(**base: str) -> Params:
     params = load_params(ROOT / "params.yaml")
-    return params.model_copy(update={"base": BaseParams.model_validate(base)})
+    return params.model_copy(update={"base": BaseParams.model_validate(params.base.model_dump() | base)})
 
 
 def published(hub: LoopbackHub, tiny: Path, **settings: object) -> Params:

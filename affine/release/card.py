@@ -1,6 +1,6 @@
 """The model card: a template filled from metrics files, each named on the card with its hash.
 
-No number is computed here: the card formats what stands in metrics/ and params.yaml.
+No number is computed here: the card formats what stands in metrics/ and in the release's settings.json.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ ORIGINS = {
     "textcraft": "Minecraft's recipes from minecraft-data (MIT)",
 }
 """Where each environment's tasks come from and under which licence."""
+
+
+UNSHOWN = ("enabled", "log_every", "evaluate_every", "save_every")
+"""Training parameters that cannot change the weights."""
 
 
 @dataclass
@@ -79,7 +83,7 @@ def render_card(params: Params, choice: Choice, sources: Sources, release: str) 
     dataset = sources.json("metrics/dataset.json")
     envs = [env for env in ENVS if (choice.model, env) in scores]
     collect = {env: sources.json(f"metrics/collect/{env}.json") for env in envs}
-    sources.text("params.yaml")
+    settings = made_with(params, choice.model)
     sources.digests["metrics/release.json"] = hashlib.sha256(release.encode()).hexdigest()
     template = _environment().get_template("card.md.jinja")
     try:
@@ -103,7 +107,7 @@ def render_card(params: Params, choice: Choice, sources: Sources, release: str) 
             dataset=dataset,
             collect=collect,
             origins=ORIGINS,
-            settings=_settings(params, choice.model),
+            settings={stage: _shown(settings[stage]) for stage in ("sft", "ppo") if stage in settings},
             sources=dict(sorted(sources.digests.items())),
             release=json.loads(release),
         )
@@ -144,19 +148,25 @@ def _effect(row: Mapping[str, str]) -> str:
     return f"{difference} ({low} to {high}), {decision}"
 
 
-def _settings(params: Params, model: str) -> dict[str, dict[str, Any]]:
-    """The parameters that made the model, by stage and dotted key."""
-    stages = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}[model]
-    return {stage: _flat(getattr(params, stage).model_dump()) for stage in stages}
+def made_with(params: Params, model: str) -> dict[str, Any]:
+    """The parameters that made and measured `model`, by section: what settings.json holds."""
+    training = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}[model]
+    sections = (*training, "rollout", "evaluate", "pareto")
+    return {section: getattr(params, section).model_dump(mode="json") for section in sections}
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _shown(values: Mapping[str, Any]) -> dict[str, str]:
+    """A section as dotted keys and texts, without what cannot change the weights."""
+    flat: dict[str, str] = {}
     for key, value in values.items():
+        if key in UNSHOWN:
+            continue
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            inner = _shown(value)
+            equal = key == "weights" and len(set(inner.values())) == 1
+            flat |= {key: "equal"} if equal else {f"{key}.{name}": text for name, text in inner.items()}
         else:
-            flat[f"{prefix}{key}"] = " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            flat[key] = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     return flat
 
 

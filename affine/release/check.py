@@ -126,7 +126,8 @@ def _logits(release: Path, base: Path, adapter: Path | None, tolerance: float, *
     got = _probe(merged, chats)
     away = float((got - wanted).norm() / wanted.norm())
     effect = float((wanted - plain).norm() / plain.norm())
-    bound = 10.0 ** math.ceil(math.log10(max(away, 1e-9)))  # rounded up: the last digits are the machine's
+    # Rounded up to a power of ten: the digits are the machine's. NaN (bad weights) stays and passes nothing.
+    bound = 10.0 ** math.ceil(math.log10(max(away, 1e-9))) if math.isfinite(away) else away
     checks = [
         Check("loads offline", True, f"{type(merged).__name__} by AutoModelForCausalLM, no remote code"),
         Check("logits as base + adapter", away <= tolerance, f"they differ by less than {bound:.0e} of their norm"),

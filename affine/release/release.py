@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from affine.files import published, write_text
+from affine.files import published, write_json, write_text
 from affine.models.checkpoint import PARTS, check_checkpoint, hash_files, read_json, shard_files, write_sums
 from affine.params import Params
-from affine.release.card import Sources, render_card
+from affine.release.card import Sources, made_with, render_card
 from affine.release.check import Check, check_weights
 from affine.release.choose import BASE, Choice, ReleaseError, choose
 from affine.release.merge import load_adapter, merge, shard_bytes
@@ -58,6 +58,7 @@ def _fill(params: Params, choice: Choice, sources: Sources, folder: Path) -> str
     report = json.dumps(_report(params, choice, folder, checks), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     for path in [*shard_files(base), *([adapter / ADAPTER_WEIGHTS] if adapter else [])]:
         sources.note(path.relative_to(sources.root).as_posix())
+    write_json(folder / "settings.json", made_with(params, choice.model))
     write_text(folder / "README.md", render_card(params, choice, sources, report))
     write_sums(folder)
     return report
