@@ -77,6 +77,10 @@ def test_brief_texts_follow_the_full_ones() -> None:
     assert things(KITCHEN) == ["bowl", "red box", "stopwatch", "red light bulb", "switch"]
     assert brief_look(KITCHEN) == "See: bowl, red box, stopwatch, red light bulb, switch."
     assert brief_feedback("a b c d e f g h i j k l m") == "a b c d e f g h i j k l ..."
+    asked = (
+        "Ambiguous request: Please enter the number for the action you intended:\n0:\tfocus on cup\n1:\tfocus on cup\n"
+    )
+    assert brief_feedback(asked) == "Which one? Answer with a number: 0, 1."
     assert brief_task("Your task is to boil water.") == "Your task is to boil water."
 
 

@@ -7,7 +7,7 @@ import re
 
 from affine.envs.env import Env, EnvError, Expert, GaveUp, Move, StepResult
 from affine.envs.sciworld import SciWorld
-from affine.envs.sciworld_text import brief_task, place, things
+from affine.envs.sciworld_text import ambiguous, brief_task, place, things
 
 SUCCESS: dict[int, float] = {0: 0.95, 1: 0.95, 2: 0.90, 3: 0.80, 4: 0.80, 5: 0.50}
 """Share of tasks solved within the level's turn limit, rounded down from measurements."""
@@ -59,17 +59,24 @@ class RulesExpert(Expert):
         self.left_in: dict[str, str] = {}
         self.refused = 0
         self.unknown: list[str] = []
+        self.asked = ""
         self._learn()
 
     def act(self) -> Move:
         if self.refused >= 3:
             raise GaveUp("the engine refuses what the rules want")
+        if self.asked:
+            return Move("They are alike, any will do.", "0")
         if not self.env.brief and not self.looked:
             return Move("I look what is here.", "look around")
         return self._judge() if self.life else self._fetch()
 
     def observe(self, action: str, result: StepResult) -> None:
         self.refused = 0 if result.valid else self.refused + 1
+        if ambiguous(self.env.outcome.observation):
+            self.asked = action
+            return
+        action, self.asked = self.asked if self.asked and action == "0" else action, ""
         before = self.here
         self._learn()
         if self.here != before:

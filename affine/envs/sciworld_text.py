@@ -101,8 +101,17 @@ def brief_look(look: str) -> str:
     return f"See: {', '.join(things(look)) or 'nothing'}."
 
 
+def ambiguous(text: str) -> bool:
+    """Whether the engine asks which of several things alike is meant; it takes the next action for the answer."""
+    return text.startswith("Ambiguous request")
+
+
 def brief_feedback(text: str) -> str:
-    """The first words of the engine's answer, on one line."""
+    """The first words of the engine's answer, on one line; of its question which of several alike is meant, the
+    numbers to answer with."""
+    if ambiguous(text):
+        numbers = re.findall(r"^(\d+):", text, re.MULTILINE)
+        return f"Which one? Answer with a number: {', '.join(numbers[:4])}."
     words = text.split()
     return " ".join(words[:_WORDS]) + (" ..." if len(words) > _WORDS else "")
 
