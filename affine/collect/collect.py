@@ -52,7 +52,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """How every attempt of a stage is played."""
+    """How every attempt is played: a share `recovery` of the episodes with a share `noise` of uninformed
+    turns. A single reply leaves nothing to recover from, so single-turn environments are spared, unless
+    `single_turns` asks for uninformed answers too."""
 
     env: str
     settings: EnvSettings
@@ -61,6 +63,7 @@ class Attempts:
     noise: float
     recovery: float
     time_limit: float
+    single_turns: bool = False
 
 
 _env: Env
@@ -91,8 +94,8 @@ def _deadline(seconds: float) -> Iterator[None]:
 def _attempt(attempt: Attempt) -> Trajectory | None:
     task = attempt.task
     rng = task_rng(task.env, task.level, task.id, _how.seed, f"collect/{attempt.sample}")
-    # A single reply leaves nothing to recover from.
-    noisy = _env.levels[task.level].turn_limit > 1 and rng.random() < _how.recovery
+    can_recover = _how.single_turns or _env.levels[task.level].turn_limit > 1
+    noisy = can_recover and rng.random() < _how.recovery
     try:
         with _deadline(_how.time_limit):
             return play(_env, task, rng, style=_how.style, noise=_how.noise if noisy else 0.0)
