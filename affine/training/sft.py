@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging as transformers_logging
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from affine.dataset.packing import pack
@@ -101,6 +102,8 @@ def by_env(rows: Sequence[Demonstration], budget: int) -> tuple[Packs, list[int]
 class SftTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     """transformers' Trainer on packed rows: the loss, and a validation loss per environment."""
 
+    control: Any
+
     def __init__(self, validation: tuple[Packs, list[int]], **kwargs: Any) -> None:
         super().__init__(eval_dataset=validation[0], **kwargs)
         self.validation_envs = validation[1]
@@ -123,7 +126,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         if not torch.isfinite(loss):
             self.stop_not_finite("the loss")
         # num_items_in_batch counts all processes' tokens, and the gradients are averaged over them.
-        return loss * self.accelerator.num_processes
+        return loss * int(self.accelerator.num_processes)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean validation loss per agent token: over all (`eval_loss`) and per environment."""
@@ -244,6 +247,8 @@ def train_sft(params: Params, root: Path) -> None:
     DatasetError, AttentionError.
     """
     started = time.monotonic()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     base = root / "models" / "base"
     dataset = load_dataset(root / "data" / "dataset")
     if dataset.tokenizer != tokenizer_digest(load_tokenizer(base)):
@@ -297,7 +302,7 @@ def _trainer(
         save_total_limit=2,
         bf16=dtype is torch.bfloat16,
         use_cpu=device.type == "cpu",
-        gradient_checkpointing=sft.gradient_checkpointing,
+        activation_checkpointing=sft.gradient_checkpointing,
         remove_unused_columns=False,
         disable_tqdm=not sys.stderr.isatty(),
         report_to=[],

@@ -37,11 +37,8 @@ def work_folder(root: Path, stage: str, settings: Mapping[str, Any], inputs: Ite
     """The folder `work/<stage>-<key>`, made if it isn't there. `key` hashes `settings` (JSON-able), the
     names and contents of the files `inputs`, the modules of this project that are loaded now, and the
     versions of `LIBRARIES`: anything else than the same run gets another folder."""
-    code = {
-        name: file_digest(Path(module.__file__))
-        for name, module in sorted(sys.modules.items())
-        if name.split(".")[0] == "affine" and getattr(module, "__file__", None)
-    }
+    modules = {name: module for name, module in sorted(sys.modules.items()) if name.split(".")[0] == "affine"}
+    code = {name: file_digest(Path(module.__file__)) for name, module in modules.items() if module.__file__}
     identity = {
         "settings": settings,
         "inputs": [[path.name, file_digest(path)] for path in inputs],
