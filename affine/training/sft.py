@@ -4,7 +4,9 @@ The trainer is transformers' (and through it accelerate's: one process or many),
 padding-free one. TRL's SFTTrainer itself is left out for three reasons: its loss without Triton projects
 every position onto the vocabulary, masked ones included, where here only the positions before an agent's
 token are (`logits_to_keep`); its packing sorts by length, which in our data sorts by environment; and the
-means it logs aren't in its checkpoints, so a resumed run would write other curves.
+means it logs aren't in its checkpoints, so a resumed run would write other curves. Measured with the nano
+model on one core (bfloat16, packs of 4,096 tokens): 10.8 k tokens/s here, 6.0 k in SFTTrainer with
+`packed_sdpa`, 1.5 k in SFTTrainer with transformers' SDPA.
 
 A run that is killed goes on from its last complete checkpoint and ends in the same bytes (CPU): the packs
 of all epochs are drawn beforehand, and curves and the best adapter are functions of the steps alone.
