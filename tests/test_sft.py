@@ -31,6 +31,7 @@ from affine.models.checkpoint import CheckpointError
 from affine.models.lora import add_adapter, base_digest, load_adapter, load_base, save_adapter, trainable_parameters
 from affine.params import LoraParams, Params, load_params
 from affine.training import live, sft
+from affine.training.packs import Packs
 from affine.training.work import published, work_folder
 from affine.types import ENVS
 
@@ -74,7 +75,7 @@ def test_packed_rows_are_the_sequences_alone(base: Path, attention: str) -> None
     packed = AutoModelForCausalLM.from_pretrained(base, attn_implementation=name).eval()
     alone = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager").eval()
     data = rows(5, 1)
-    inputs = collate(sft.Packs(data, [range(5)])[0])
+    inputs = collate(Packs(data, [range(5)])[0])
     inputs.pop("labels")
     if "without" in attention:
         inputs = {key: inputs[key] for key in ("input_ids", "position_ids")}
@@ -98,7 +99,7 @@ def test_packed_sdpa_pads_and_caches_like_sdpa(base: Path) -> None:
 def test_the_loss_is_that_of_the_agents_tokens(base: Path) -> None:
     model = load(base)
     data = rows(4, 2)
-    losses = sft.agent_loss(model, collate(sft.Packs(data, [range(4)])[0]))
+    losses = sft.agent_loss(model, collate(Packs(data, [range(4)])[0]))
     expected = []
     for row in data:
         logprobs = model(torch.tensor([row.input_ids])).logits[0].log_softmax(-1)
@@ -111,7 +112,7 @@ def test_logits_exist_for_agent_tokens_only(base: Path) -> None:
     made: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda *call: made.append(call[2].shape[1]))
     data = rows(4, 3)
-    sft.agent_loss(model, collate(sft.Packs(data, [range(4)])[0]))
+    sft.agent_loss(model, collate(Packs(data, [range(4)])[0]))
     assert made == [sum(row.agent_tokens for row in data)]
 
 
@@ -231,7 +232,7 @@ def test_it_learns_and_says_so(trained: Path) -> None:
 
 
 def validation_loss(model: torch.nn.Module, data: Dataset) -> float:
-    packs = sft.Packs(data.validation, [[k] for k in range(len(data.validation))])
+    packs = Packs(data.validation, [[k] for k in range(len(data.validation))])
     with torch.no_grad():
         return float(torch.cat([sft.agent_loss(model, collate(pack)) for pack in packs]).mean())
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import shutil
 import sys
 import time
@@ -30,18 +29,17 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.utils import logging as transformers_logging
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from affine.dataset.packing import pack
-from affine.dataset.sequences import Dataset, Demonstration, load_dataset, load_tokenizer, tokenizer_digest
+from affine.dataset.sequences import Dataset, load_dataset, load_tokenizer, tokenizer_digest
 from affine.models.attention import choose_dtype
 from affine.models.lora import add_adapter, base_digest, base_files, load_base, save_adapter, trainable_parameters
-from affine.params import Params, SftParams
+from affine.params import Params
 from affine.training.live import Curves
+from affine.training.packs import IGNORED, Packs, by_env, epochs
 from affine.training.work import published, work_folder, write_json
 from affine.types import ENVS
 
 log = logging.getLogger(__name__)
 
-IGNORED = -100
 COMPLETE = "complete"
 """A checkpoint holds a file of this name once it is whole."""
 
@@ -52,53 +50,6 @@ CURVES |= {"eval_loss": "validation/loss"} | {f"eval_{env}": f"validation/{env}"
 
 class SftError(Exception):
     """Training can't start or go on; says where it stopped and what to change."""
-
-
-class Packs(torch.utils.data.Dataset[dict[str, list[int]]]):
-    """Packed rows, in the order in which they are trained."""
-
-    def __init__(self, rows: Sequence[Demonstration], packs: Sequence[Sequence[int]]) -> None:
-        self.rows = rows
-        self.packs = packs
-
-    def __len__(self) -> int:
-        return len(self.packs)
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        """`input_ids` and `labels` of one length, `seq_lengths` of the sequences in them."""
-        rows = [self.rows[k] for k in self.packs[index]]
-        return {
-            "input_ids": [token for row in rows for token in row.input_ids],
-            "labels": [
-                token if mask else IGNORED
-                for row in rows
-                for token, mask in zip(row.input_ids, row.action_mask, strict=True)
-            ],
-            "seq_lengths": [len(row) for row in rows],
-        }
-
-    def tasks(self, first: int, last: int) -> list[str]:
-        """The tasks in packs `first` to `last` (excluded), as "env level/id"."""
-        return [f"{self.rows[k].env} {self.rows[k].task}" for part in self.packs[first:last] for k in part]
-
-
-def epochs(rows: Sequence[Demonstration], sft: SftParams, seed: int) -> Packs:
-    """The packs of all epochs, each in its own order."""
-    lengths = [len(row) for row in rows]
-    drawn = [pack(lengths, sft.batch_tokens, random.Random(f"sft/{seed}/{epoch}")) for epoch in range(sft.epochs)]
-    return Packs(rows, [part for epoch in drawn for part in epoch])
-
-
-def by_env(rows: Sequence[Demonstration], budget: int) -> tuple[Packs, list[int]]:
-    """Packs of one environment each, and the index of that environment in `ENVS`."""
-    packs: list[list[int]] = []
-    envs: list[int] = []
-    for number, env in enumerate(ENVS):
-        members = [k for k, row in enumerate(rows) if row.env == env]
-        parts = pack([len(rows[k]) for k in members], budget)
-        packs += [[members[k] for k in part] for part in parts]
-        envs += [number] * len(parts)
-    return Packs(rows, packs), envs
 
 
 class SftTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
