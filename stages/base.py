@@ -1,4 +1,4 @@
-"""Stage `base`: the starting checkpoint."""
+"""Stage `base`: the starting checkpoint (affine/models/base.py)."""
 
 from __future__ import annotations
 

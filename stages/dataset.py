@@ -1,14 +1,17 @@
-"""Stage `dataset`: demonstrations as tokens. See `affine.dataset.build`."""
+"""Stage `dataset`: demonstrations as tokens (affine/dataset/build.py)."""
 
-import sys
+from __future__ import annotations
+
 from pathlib import Path
 
 from affine.dataset.build import build_dataset
-from affine.dataset.sequences import DatasetError
-from affine.params import ParamsError, load_params
+from affine.params import load_params
+from affine.stage import main
+
+
+def run() -> None:
+    build_dataset(load_params(), Path.cwd())
+
 
 if __name__ == "__main__":
-    try:
-        build_dataset(load_params(), Path("."))
-    except (ParamsError, DatasetError) as error:
-        sys.exit(str(error))
+    main(run)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from affine.params import ParamsError, load_params
+from affine.params import load_params
 from affine.pareto.run import run_pareto
-from affine.pareto.summary import EvaluationError
+from affine.stage import main
 
 
-def main() -> None:
-    """Run the stage from the repository's root."""
-    try:
-        run_pareto(load_params(), Path())
-    except (ParamsError, EvaluationError) as error:
-        sys.exit(f"pareto: {error}")
+def run() -> None:
+    run_pareto(load_params(), Path.cwd())
 
 
 if __name__ == "__main__":
-    main()
+    main(run)

@@ -26,13 +26,14 @@ from affine.dataset.sequences import (
     save_dataset,
     tokenizer_digest,
 )
+from affine.files import published
 from affine.models.attention import AttentionError, choose_attention, choose_dtype
 from affine.models.checkpoint import CheckpointError
 from affine.models.lora import add_adapter, base_digest, load_adapter, load_base, save_adapter, trainable_parameters
 from affine.params import LoraParams, Params, load_params
 from affine.training import live, sft
 from affine.training.packs import Packs
-from affine.training.work import published, work_folder
+from affine.training.work import work_folder
 from affine.types import ENVS
 
 REPOSITORY = Path(__file__).parents[1]

@@ -26,9 +26,9 @@ from affine.dataset.sequences import (
     save_dataset,
     tokenizer_digest,
 )
+from affine.files import published, write_json
 from affine.models.chat import Renderer
 from affine.params import DatasetParams, Params
-from affine.training.work import published, write_json
 from affine.types import ENVS, Split, Trajectory, task_from_json, trajectory_from_json
 
 LEFT_OUT = ("contaminated", "nothing_to_learn", "too_long", "duplicate", "share")

@@ -17,6 +17,8 @@ import pyarrow
 import pyarrow.parquet
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from affine.errors import AffineError
+
 _SCHEMA = pyarrow.schema(
     [
         ("env", pyarrow.string()),
@@ -27,7 +29,7 @@ _SCHEMA = pyarrow.schema(
 )
 
 
-class DatasetError(Exception):
+class DatasetError(AffineError):
     """The dataset, or what it is made from, is missing or wrong; the message names it and the remedy."""
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from affine.errors import AffineError
+
 Fact = tuple[str, ...]
 """A ground atom: predicate, then identifiers, all lower case."""
 Node = str | list["Node"]
@@ -19,7 +21,7 @@ CHANGING = frozenset(
 """Predicates that actions change and goals ask for."""
 
 
-class ProblemError(Exception):
+class ProblemError(AffineError):
     """A PDDL problem that this engine cannot play; the message says what is wrong with it."""
 
 

@@ -35,6 +35,7 @@ from pathlib import Path
 
 from affine.envs import sandbox_server
 from affine.envs.sandbox_server import ANSWER, HELLO, REQUEST, Limits
+from affine.errors import AffineError
 
 __all__ = ["ATTACKS", "LEVELS", "TRAINING", "UPSTREAM", "Limits", "RunResult", "Sandbox", "SandboxError", "shared"]
 
@@ -45,7 +46,7 @@ _START_SECONDS, _STOP_SECONDS, _GRACE_SECONDS = 60.0, 2.0, 20.0
 _log = logging.getLogger(__name__)
 
 
-class SandboxError(Exception):
+class SandboxError(AffineError):
     """Nothing safe is available, or the server cannot be kept alive; the message says which."""
 
 

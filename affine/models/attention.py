@@ -19,6 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from affine.errors import AffineError
+
 log = logging.getLogger(__name__)
 
 PACKED_SDPA = "packed_sdpa"
@@ -27,7 +29,7 @@ Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 
 
-class AttentionError(Exception):
+class AttentionError(AffineError):
     """The attention kernel asked for can't run here; says what to choose instead."""
 
 

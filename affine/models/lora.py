@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from affine.models.attention import Attention, choose_attention
 from affine.models.checkpoint import CheckpointError, read_json, sha256, shard_files
 from affine.params import LoraParams
-from affine.training.work import write_json
+from affine.files import write_json
 
 BASE_NAME = "models/base"
 """How adapters name their base: relative to the repository's root."""

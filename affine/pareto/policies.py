@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from math import comb, floor
 from typing import Literal
 
+from affine.errors import AffineError
+
 Sharing = Literal["proportional", "ranked"]
 Rewards = Literal["per_subset", "per_layer"]
 
@@ -104,7 +106,7 @@ POLICIES: dict[str, Policy] = {
 """Name -> policy, oldest first."""
 
 
-class PolicyError(ValueError):
+class PolicyError(AffineError):
     """No policy of that name; the message lists those there are."""
 
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from affine.errors import AffineError
 from affine.types import ENVS, StopReason
 
 MODELS = ("base", "sft", "ppo")
 """The models of the default run, earliest first: the order of seniority."""
 
 
-class EvaluationError(Exception):
+class EvaluationError(AffineError):
     """Episode records are missing, corrupt or cannot be compared; the message names them and the remedy."""
 
 

@@ -12,7 +12,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-
 from affine.envs.env import Env, EnvError, EnvSettings, make, task_rng
 from affine.models.chat import Renderer
 from affine.rollout.generator import Generator
@@ -76,6 +75,7 @@ class Limits:
 
 def play_episodes(
     tickets: Sequence[Ticket],
+    *,
     generator: Generator,
     renderer: Renderer,
     envs: EnvPool,
@@ -90,18 +90,29 @@ def play_episodes(
     results: dict[int, Trajectory] = {}
     waiting = iter(enumerate(tickets))
     seats: dict[int, _Seat] = {}
+
+    def leave(slot: int, stop: StopReason) -> None:
+        seat = seats.pop(slot)
+        generator.free(slot)
+        env = seat.env
+        trajectory = Trajectory(seat.ticket.task, seat.opening, tuple(seat.turns), env.score(), env.solved(), stop)
+        envs.give(env)
+        results[seat.index] = trajectory
+        if finished:
+            finished(trajectory)
+
     while True:
         for slot in range(generator.slots):
             if slot not in seats and (nxt := next(waiting, None)) is not None:
                 seats[slot] = _sit(*nxt, envs, renderer)
         for slot in [s for s, seat in seats.items() if not _fits(seat, limits)]:
-            _leave(slot, seats, generator, envs, results, StopReason.CONTEXT_LIMIT, finished)
+            leave(slot, StopReason.CONTEXT_LIMIT)
         if not seats:
             if len(results) == len(tickets):
                 return [results[i] for i in range(len(tickets))]
             continue
         for slot, stop in _advance(seats, generator, renderer, sampling, limits):
-            _leave(slot, seats, generator, envs, results, stop, finished)
+            leave(slot, stop)
 
 
 def _sit(index: int, ticket: Ticket, envs: EnvPool, renderer: Renderer) -> _Seat:
@@ -166,22 +177,3 @@ def _turn(seat: _Seat, renderer: Renderer) -> StopReason | None:
     seat.pending = [seat.reply[-1], *closing, *renderer.observation(observation)]
     seat.reply, seat.logprobs = [], []
     return None
-
-
-def _leave(
-    slot: int,
-    seats: dict[int, _Seat],
-    generator: Generator,
-    envs: EnvPool,
-    results: dict[int, Trajectory],
-    stop: StopReason,
-    finished: Callable[[Trajectory], None] | None,
-) -> None:
-    seat = seats.pop(slot)
-    generator.free(slot)
-    env = seat.env
-    trajectory = Trajectory(seat.ticket.task, seat.opening, tuple(seat.turns), env.score(), env.solved(), stop)
-    envs.give(env)
-    results[seat.index] = trajectory
-    if finished:
-        finished(trajectory)

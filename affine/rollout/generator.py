@@ -122,7 +122,7 @@ class CachedGenerator:
         for slot, chunk in zip(chosen, chunks, strict=True):
             self._lengths[slot] += len(chunk)
         last_NE = hidden_NLE[torch.arange(len(chosen), device=device), counts - 1]
-        logits_NV = self._model.lm_head(last_NE).float()
+        logits_NV: torch.Tensor = self._model.lm_head(last_NE).float()
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(order))
         return logits_NV[back.to(device)]

@@ -45,7 +45,7 @@ def draw(
 
 
 def _nucleus(logprobs_NV: torch.Tensor, top_p: float) -> torch.Tensor:
-    ranked_NV, order_NV = logprobs_NV.sort(-1, descending=True, stable=True)
+    ranked_NV, order_NV = logprobs_NV.sort(dim=-1, descending=True, stable=True)
     before_NV = ranked_NV.exp().cumsum(-1) - ranked_NV.exp()
     kept_NV = torch.where(before_NV < top_p, ranked_NV, -torch.inf).log_softmax(-1)
     return torch.empty_like(logprobs_NV).scatter_(1, order_NV, kept_NV)

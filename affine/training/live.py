@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dvclive import Live
 
-from affine.training.work import published
+from affine.files import published
 
 
 class Curves:

@@ -30,12 +30,14 @@ from transformers.utils import logging as transformers_logging
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from affine.dataset.sequences import Dataset, load_dataset, load_tokenizer, tokenizer_digest
+from affine.errors import AffineError
+from affine.files import published, write_json
 from affine.models.attention import choose_dtype
 from affine.models.lora import add_adapter, base_digest, base_files, load_base, save_adapter, trainable_parameters
 from affine.params import Params
 from affine.training.live import Curves
 from affine.training.packs import IGNORED, Packs, by_env, epochs
-from affine.training.work import published, work_folder, write_json
+from affine.training.work import work_folder
 from affine.types import ENVS
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ CURVES |= {"eval_loss": "validation/loss"} | {f"eval_{env}": f"validation/{env}"
 """The trainer's names -> the curves'."""
 
 
-class SftError(Exception):
+class SftError(AffineError):
     """Training can't start or go on; says where it stopped and what to change."""
 
 

@@ -1,4 +1,4 @@
-"""Where unfinished work lies, and how finished work appears: at once and whole.
+"""Where unfinished work lies.
 
 A run that is killed and started again must end in the bytes of an uninterrupted one, so its checkpoints
 lie in a folder named by everything that determines them: parameters, inputs, the code and the libraries.
@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,29 +47,3 @@ def work_folder(root: Path, stage: str, settings: Mapping[str, Any], inputs: Ite
     folder = work_root(root) / f"{stage}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@contextmanager
-def published(target: Path) -> Iterator[Path]:
-    """An empty folder to fill; it becomes `target`, replacing what was there, when the block ends without
-    an exception. A killed process leaves `target` absent or whole, never half-written."""
-    partial = target.parent / f".{target.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    if target.exists():
-        shutil.rmtree(target)
-    partial.rename(target)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON for people and diffs: sorted keys, two spaces, no NaN (ValueError), whole or not at all."""
-    write_text(path, json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n")

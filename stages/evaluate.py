@@ -1,0 +1,21 @@
+"""Stage `evaluate`: one model plays the held-out tasks (affine/evaluation.py)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from affine.evaluation import evaluate
+from affine.params import load_params
+from affine.stage import main
+
+
+def run(model: str) -> None:
+    console = Console(stderr=True)
+    evaluate(load_params(), model, Path.cwd(), console=console if console.is_terminal else None)
+
+
+if __name__ == "__main__":
+    main(run, *sys.argv[1:])
