@@ -57,7 +57,7 @@ def evaluate(params: Params, model: str, root: Path, *, console: Console | None 
         if task is not None
     ]
     episodes: dict[str, list[Episode]] = defaultdict(list)
-    played = _play(params, base, weights, tickets, model, console)
+    played = _play(params, base, weights, tickets, model=model, console=console)
     for ticket, trajectory in zip(tickets, played, strict=True):
         env = ticket.task.env
         episodes[env].append(Episode(trajectory, model, fingerprint(evaluators[env]), ticket.sample))
@@ -68,7 +68,7 @@ def evaluate(params: Params, model: str, root: Path, *, console: Console | None 
 
 
 def _play(
-    params: Params, base: Path, weights: AdapterWeights, tickets: list[Ticket], model: str, console: Console | None
+    params: Params, base: Path, weights: AdapterWeights, tickets: list[Ticket], *, model: str, console: Console | None
 ) -> list[Trajectory]:
     players = Players(
         base,
