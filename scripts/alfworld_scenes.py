@@ -1,4 +1,4 @@
-"""Derive `affine/envs/alfworld_scenes.json` from an `alfworld` wheel.
+"""Derive `affine/envs/engines/alfworld/scenes.json` from an `alfworld` wheel.
 
 The wheel carries what AI2-THOR's 120 floor plans hold (object classes, receptacles with their coordinates),
 which receptacle may hold what, what can be heated, cooled, cleaned, toggled and sliced, the goals in PDDL with
@@ -6,7 +6,7 @@ their phrasings, the PDDL domain and the text grammar. The environment needs the
 package and its compiler-built dependencies, so this script copies them into one compact table:
 
     pip download --no-deps alfworld==0.4.2
-    python scripts/alfworld_scenes.py alfworld-0.4.2-py3-none-any.whl affine/envs/alfworld_scenes.json
+    python scripts/alfworld_scenes.py alfworld-0.4.2-py3-none-any.whl affine/envs/engines/alfworld/scenes.json
 
 The table is under the wheel's MIT licence, whose text it holds. Same wheel, same bytes.
 """

@@ -1,6 +1,6 @@
 """Derive TextCraft's recipe table from Minecraft 1.16.2's game data.
 
-    python scripts/textcraft_recipes.py            # writes affine/envs/textcraft_recipes.json
+    python scripts/textcraft_recipes.py            # writes affine/envs/engines/textcraft/recipes.json
 
 Source: the PyPI package `minecraft-data` (MIT; extra `tables`), files `items.json` and `recipes.json`
 of PC version 1.16.2. There every crafting recipe is spelled out for each concrete item, so that a
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 VERSION = "1.16.2"
-TABLE = Path(__file__).resolve().parent.parent / "affine" / "envs" / "textcraft_recipes.json"
+TABLE = Path(__file__).resolve().parent.parent / "affine" / "envs" / "engines" / "textcraft" / "recipes.json"
 
 WOODS = ("acacia", "birch", "dark oak", "jungle", "oak", "spruce")
 STEMS = ("crimson", "warped")

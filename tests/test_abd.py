@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from affine.collect.play import play
 from affine.envs.abd import Abd, Problem, read_answer
 from affine.envs.abd_expert import SUCCESS
+from affine.envs.engines.programs.program_env import ROWS_LEVEL
 from affine.envs.env import EnvError, EnvSettings, make
-from affine.envs.program_env import ROWS_LEVEL
 from affine.types import Split, StopReason, Task
 
 UPSTREAM = EnvSettings(mode="upstream", prompts="full")

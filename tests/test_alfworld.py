@@ -17,13 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affine.collect.play import play
-from affine.envs import alfworld_files as files
-from affine.envs import alfworld_games as games
 from affine.envs.alfworld import EVEN, AlfWorld
-from affine.envs.alfworld_engine import Engine, display_names, listing
 from affine.envs.alfworld_expert import SUCCESS
-from affine.envs.alfworld_games import Size
-from affine.envs.alfworld_pddl import ProblemError, parse_problem
+from affine.envs.engines.alfworld import files, games
+from affine.envs.engines.alfworld.engine import Engine, display_names, listing
+from affine.envs.engines.alfworld.games import Size
+from affine.envs.engines.alfworld.pddl import ProblemError, parse_problem
 from affine.envs.env import EnvError, EnvSettings, make, make_expert
 from affine.types import Split, Task, to_json
 

@@ -18,11 +18,10 @@ from typing import Any
 
 import pytest
 
-from affine.envs import alfworld_files as files
-from affine.envs import alfworld_games as games
 from affine.envs.alfworld import EVEN, AlfWorld
 from affine.envs.alfworld_expert import AlfWorldExpert
-from affine.envs.alfworld_games import Game, Size
+from affine.envs.engines.alfworld import files, games
+from affine.envs.engines.alfworld.games import Game, Size
 from affine.envs.env import GaveUp, StepResult
 from affine.types import Split, Task
 

@@ -17,9 +17,9 @@ from affine.collect.play import play
 from affine.envs.abd import Abd
 from affine.envs.ded import Ded, Problem, read_program
 from affine.envs.ded_expert import SUCCESS
+from affine.envs.engines.programs.program_env import ROWS_LEVEL
+from affine.envs.engines.programs.rows import Case
 from affine.envs.env import EnvError, EnvSettings, make
-from affine.envs.program_env import ROWS_LEVEL
-from affine.envs.program_rows import Case
 from affine.types import Split, Task
 
 UPSTREAM = EnvSettings(mode="upstream", prompts="full")

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affine.envs.program_env import SCALES
-from affine.envs.program_operations import OPERATIONS
-from affine.envs.program_statements import STATEMENTS, WORDS
-from affine.envs.programs import Program, draw_case, evaluate, generate, guess, hit_rate
-from affine.envs.sandbox import TRAINING, shared
+from affine.envs.engines.programs.generator import Program, draw_case, evaluate, generate, guess, hit_rate
+from affine.envs.engines.programs.operations import OPERATIONS
+from affine.envs.engines.programs.program_env import SCALES
+from affine.envs.engines.programs.sandbox import TRAINING, shared
+from affine.envs.engines.programs.statements import STATEMENTS, WORDS
 
 
 def programs(level: int, count: int) -> list[Program]:
@@ -193,7 +193,8 @@ def test_any_seed_gives_a_sound_program_or_none(seed: int, level: int) -> None:
 
 def test_same_programs_under_any_hash_seed() -> None:
     code = (
-        "import random\nfrom affine.envs.program_env import SCALES\nfrom affine.envs.programs import *\n"
+        "import random\nfrom affine.envs.engines.programs.program_env import SCALES\n"
+        "from affine.envs.engines.programs.generator import *\n"
         "for l, s in SCALES.items():\n    for i in range(20):\n        p = generate(s, random.Random(f'{l}/{i}'))\n"
         "        print(p and (p.source, p.spec, p.group, draw_case(p, random.Random(i))))"
     )

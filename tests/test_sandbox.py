@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from affine.envs import sandbox as sandbox_module
-from affine.envs.sandbox import TRAINING, Limits, Sandbox, SandboxError, shared
+from affine.envs.engines.programs import sandbox as sandbox_module
+from affine.envs.engines.programs.sandbox import TRAINING, Limits, Sandbox, SandboxError, shared
 
 QUICK = Limits(wall=1.0, cpu=1.0, memory=256 * 2**20, output=100_000)
 
@@ -265,7 +265,7 @@ def test_a_dead_or_hung_server_is_replaced(monkeypatch: pytest.MonkeyPatch) -> N
 def test_no_process_survives_its_parent(tmp_path: Path) -> None:
     code = """
     import sys, threading, time
-    from affine.envs.sandbox import Limits, Sandbox
+    from affine.envs.engines.programs.sandbox import Limits, Sandbox
     box = Sandbox(Limits(wall=60, cpu=60), unsafe=False)
     box.start()
     threading.Thread(target=box.run, args=("while True: pass",)).start()

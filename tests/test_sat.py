@@ -15,10 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affine.collect.play import play
-from affine.envs.env import EnvError, EnvSettings, Mode
-from affine.envs.sat import Sat, answer_line, assignments, falsified
-from affine.envs.sat_expert import SUCCESS
-from affine.envs.sat_formula import (
+from affine.envs.engines.sat.formula import (
     Formula,
     chained,
     formula_key,
@@ -29,6 +26,9 @@ from affine.envs.sat_formula import (
     structure_key,
     uniform,
 )
+from affine.envs.env import EnvError, EnvSettings, Mode
+from affine.envs.sat import Sat, answer_line, assignments, falsified
+from affine.envs.sat_expert import SUCCESS
 from affine.types import Split, Task
 
 

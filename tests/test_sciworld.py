@@ -16,12 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from affine.collect.play import play
-from affine.envs import sciworld, sciworld_engine
+from affine.envs import sciworld
+from affine.envs.engines.sciworld import engine as sciworld_engine
+from affine.envs.engines.sciworld.engine import EngineDied
+from affine.envs.engines.sciworld.text import brief_feedback, brief_look, brief_task, things
 from affine.envs.env import EnvError, EnvSettings, make_expert
 from affine.envs.sciworld import TASK_TYPES, SciWorld, clean_action
-from affine.envs.sciworld_engine import EngineDied
 from affine.envs.sciworld_expert import SUCCESS
-from affine.envs.sciworld_text import brief_feedback, brief_look, brief_task, things
 from affine.types import Split, Task
 
 KITCHEN = """This room is called the kitchen. In it, you see:
@@ -264,7 +265,7 @@ def test_a_hung_java_is_killed_and_replaced() -> None:
 _ELSEWHERE = """
 import hashlib, random, sys, time
 from affine.collect.play import play
-from affine.envs import sciworld_engine
+from affine.envs.engines.sciworld import engine as sciworld_engine
 from affine.envs.sciworld import SciWorld
 from affine.types import Split, Task, to_json
 env = SciWorld()

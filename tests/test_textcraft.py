@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affine.collect.play import play
+from affine.envs.engines.textcraft.book import TABLE, Recipe, RecipeBook, recipe_book
 from affine.envs.env import EnvError, EnvSettings, make_expert
 from affine.envs.textcraft import TextCraft
-from affine.envs.textcraft_book import TABLE, Recipe, RecipeBook, recipe_book
 from affine.envs.textcraft_expert import SUCCESS, read_commands
 from affine.types import Split, StopReason, Task
 

@@ -18,14 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affine.collect.play import play
-from affine.envs import webshop, webshop_search
+from affine.envs import webshop
+from affine.envs.engines.webshop import search as webshop_search
+from affine.envs.engines.webshop.catalogue import GeneratedCatalogue, Product
+from affine.envs.engines.webshop.files import OriginalCatalogue
+from affine.envs.engines.webshop.pages import Layout
+from affine.envs.engines.webshop.search import open_index
 from affine.envs.env import EnvError, EnvSettings, make, make_expert
 from affine.envs.webshop import WebShop, read_command
-from affine.envs.webshop_catalogue import GeneratedCatalogue, Product
 from affine.envs.webshop_expert import SUCCESS, read_instruction
-from affine.envs.webshop_files import OriginalCatalogue
-from affine.envs.webshop_pages import Layout
-from affine.envs.webshop_search import open_index
 from affine.types import Split, StopReason, Task
 
 

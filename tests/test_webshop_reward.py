@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from affine.envs.engines.webshop.catalogue import GeneratedCatalogue, Goal, Product, draw_goal
+from affine.envs.engines.webshop.reward import COLORS, nouns, reward, similarity, type_reward
+from affine.envs.engines.webshop.vocabulary import SMALL
 from affine.envs.env import task_rng
-from affine.envs.webshop_catalogue import GeneratedCatalogue, Goal, Product, draw_goal
-from affine.envs.webshop_reward import COLORS, nouns, reward, similarity, type_reward
-from affine.envs.webshop_vocabulary import SMALL
 
 SHIRT = Product(
     asin="B1",

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from affine.envs.engines.programs.generator import Program, draw_case
+from affine.envs.engines.programs.program_env import ROWS_LEVEL, ProgramEnv, execute, execute_own, tagged
 from affine.envs.env import Content, EnvError, Prompt, Style, digest, task_rng
-from affine.envs.program_env import ROWS_LEVEL, ProgramEnv, execute, execute_own, tagged
-from affine.envs.programs import Program, draw_case
 from affine.types import Message, Task
 
 _BRIEF = "Find an input for which the program prints this output. Answer with its lines between <INPUT> and </INPUT>."

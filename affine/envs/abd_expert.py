@@ -6,8 +6,8 @@ import random
 from typing import ClassVar
 
 from affine.envs.abd import Abd
+from affine.envs.engines.programs.statements import WORDS
 from affine.envs.env import Env, Expert, Move
-from affine.envs.program_statements import WORDS
 
 SUCCESS: dict[int, float] = {0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}
 """Share of tasks solved, by level: 100 % by construction, and played."""

@@ -10,11 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
-from affine.envs import alfworld_files as files
-from affine.envs import alfworld_games as games
-from affine.envs.alfworld_engine import NOTHING_HAPPENS, Engine
-from affine.envs.alfworld_games import Game, Size
-from affine.envs.alfworld_pddl import ProblemError
+from affine.envs.engines.alfworld import files, games
+from affine.envs.engines.alfworld.engine import NOTHING_HAPPENS, Engine
+from affine.envs.engines.alfworld.games import Game, Size
+from affine.envs.engines.alfworld.pddl import ProblemError
 from affine.envs.env import Content, Env, EnvError, Level, Prompt, StepResult, digest, task_rng
 from affine.envs.react import last_action
 from affine.types import Message, Split, Task

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 
-from affine.envs import alfworld_games as games
 from affine.envs.alfworld import AlfWorld
+from affine.envs.engines.alfworld import games
 from affine.envs.env import Env, EnvError, Expert, GaveUp, Move, StepResult
 
 SUCCESS: dict[int, float] = {0: 0.99, 1: 0.99, 2: 0.99, 3: 0.98, 4: 0.97}

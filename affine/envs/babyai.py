@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from affine.envs.babyai_text import View, describe, list_moves, look, moves
+from affine.envs.engines.babyai.text import View, describe, list_moves, look, moves
 from affine.envs.env import Content, Env, EnvError, EnvSettings, Level, Prompt, StepResult, digest, task_rng
 from affine.envs.react import single_action
 from affine.types import Message, Task

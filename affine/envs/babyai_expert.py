@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from affine.envs.babyai import BabyAi, run_macro
-from affine.envs.babyai_text import Thing
+from affine.envs.engines.babyai.text import Thing
 from affine.envs.env import Env, EnvError, Expert, GaveUp, Move, StepResult
 
 SUCCESS: dict[int, float] = {0: 0.98, 1: 0.97, 2: 0.95, 3: 0.95, 4: 0.75}
@@ -130,7 +130,7 @@ def bot_run(world: Any) -> dict[tuple[object, ...], int]:
 
     Raises GaveUp where the bot finds no way, fails an assertion of its own or runs in circles.
     """
-    from affine.envs.babyai_bot import PlanningBot
+    from affine.envs.engines.babyai.bot import PlanningBot
 
     world = copy.deepcopy(world)
     states = [state_key(world)]

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from affine.envs.engines.programs.generator import Program, draw_case
+from affine.envs.engines.programs.program_env import ROWS_LEVEL, ProgramEnv, execute, execute_own
+from affine.envs.engines.programs.rows import Case
 from affine.envs.env import Content, EnvError, Prompt, Style, digest, task_rng
-from affine.envs.program_env import ROWS_LEVEL, ProgramEnv, execute, execute_own
-from affine.envs.program_rows import Case
-from affine.envs.programs import Program, draw_case
 from affine.types import Message, Task
 
 _BRIEF = "Write this Python program. Answer with its code between ```python and ```."

@@ -6,8 +6,8 @@ import random
 from typing import ClassVar
 
 from affine.envs.ded import Ded
+from affine.envs.engines.programs.generator import guess
 from affine.envs.env import Env, Expert, GaveUp, Move
-from affine.envs.programs import guess
 
 SUCCESS: dict[int, float] = {0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}
 """Share of tasks solved, by level: 100 % by construction, and played."""

@@ -9,8 +9,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import ClassVar
 
-from affine.envs.env import Content, Env, Level, Prompt, StepResult, Style, digest, task_rng
-from affine.envs.sat_formula import (
+from affine.envs.engines.sat.formula import (
     Clause,
     Formula,
     chained,
@@ -21,6 +20,7 @@ from affine.envs.sat_formula import (
     structure_key,
     uniform,
 )
+from affine.envs.env import Content, Env, Level, Prompt, StepResult, Style, digest, task_rng
 from affine.types import Message, Task
 
 _ASSIGNMENT = re.compile(r"x(\d+)=(True|False|1|0)")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
+from affine.envs.engines.sat.formula import Clause, Formula, assignment_text, clause_text, propagate, solve
 from affine.envs.env import Env, Expert, Move
 from affine.envs.sat import Sat
-from affine.envs.sat_formula import Clause, Formula, assignment_text, clause_text, propagate, solve
 
 SUCCESS: dict[int, float] = dict.fromkeys(Sat.levels, 1.0)
 """By construction: every formula is satisfiable and the solver complete (50 variables take under 1 ms)."""

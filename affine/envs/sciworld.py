@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from affine.envs import sciworld_engine
+from affine.envs.engines.sciworld import engine as sciworld_engine
+from affine.envs.engines.sciworld.engine import EngineDied, Outcome, Simulator
+from affine.envs.engines.sciworld.text import brief_feedback, brief_look, brief_task, place
 from affine.envs.env import Content, Env, EnvError, EnvSettings, Level, Prompt, StepResult, digest
 from affine.envs.react import last_action
-from affine.envs.sciworld_engine import EngineDied, Outcome, Simulator
-from affine.envs.sciworld_text import brief_feedback, brief_look, brief_task, place
 from affine.types import Message, Split, Task
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import re
 
+from affine.envs.engines.sciworld.text import ambiguous, brief_task, place, things
 from affine.envs.env import Env, EnvError, Expert, GaveUp, Move, StepResult
 from affine.envs.sciworld import SciWorld
-from affine.envs.sciworld_text import ambiguous, brief_task, place, things
 
 SUCCESS: dict[int, float] = {0: 0.97, 1: 0.97, 2: 0.95, 3: 0.90, 4: 0.88, 5: 0.75}
 """Share of tasks solved within the level's turn limit, rounded down from measurements."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import ClassVar
 
+from affine.envs.engines.textcraft.book import TABLE, Recipe, recipe_book
 from affine.envs.env import Content, Env, EnvSettings, Level, Prompt, StepResult, digest, task_rng
 from affine.envs.react import single_action
-from affine.envs.textcraft_book import TABLE, Recipe, recipe_book
 from affine.types import Message, Task
 
 UPSTREAM_SEED = 42

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import ClassVar
 
+from affine.envs.engines.webshop.catalogue import Catalogue, GeneratedCatalogue, Goal, Product, draw_goal
+from affine.envs.engines.webshop.files import OriginalCatalogue
+from affine.envs.engines.webshop.pages import BACK, BUY, DETAILS, DONE, NEXT, PREVIOUS, Layout, Page
+from affine.envs.engines.webshop.reward import reward
+from affine.envs.engines.webshop.search import SearchIndex, open_index
 from affine.envs.env import Content, Env, EnvSettings, Level, Prompt, StepResult, digest, task_rng
 from affine.envs.react import last_action
-from affine.envs.webshop_catalogue import Catalogue, GeneratedCatalogue, Goal, Product, draw_goal
-from affine.envs.webshop_files import OriginalCatalogue
-from affine.envs.webshop_pages import BACK, BUY, DETAILS, DONE, NEXT, PREVIOUS, Layout, Page
-from affine.envs.webshop_reward import reward
-from affine.envs.webshop_search import SearchIndex, open_index
 from affine.types import Message, Task
 
 LEVELS: dict[int, Level] = {

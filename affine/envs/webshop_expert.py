@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 from enum import IntEnum
 
+from affine.envs.engines.webshop.pages import BACK, BUY, NEXT, PREVIOUS, Page, Row
 from affine.envs.env import Env, Expert, GaveUp, Move, StepResult
 from affine.envs.webshop import WebShop, random_command, read_command
-from affine.envs.webshop_pages import BACK, BUY, NEXT, PREVIOUS, Page, Row
 
 SUCCESS: dict[int, float] = {0: 0.99, 1: 0.99, 2: 0.9, 3: 0.85, 4: 0.9, 5: 0.95, 6: 0.95}
 """Share of tasks that score 1.0, measured on 60 to 300 tasks of each level. Failures: the wanted options are

@@ -50,18 +50,23 @@ class EnvPool:
     def __init__(self, settings: EnvSettings) -> None:
         self._settings = settings
         self._idle: dict[str, list[Env]] = {}
+        self._made: list[Env] = []
 
     def take(self, name: str) -> Env:
         idle = self._idle.setdefault(name, [])
-        return idle.pop() if idle else make(name, self._settings)
+        if idle:
+            return idle.pop()
+        self._made.append(make(name, self._settings))
+        return self._made[-1]
 
     def give(self, env: Env) -> None:
         self._idle[env.name].append(env)
 
     def close(self) -> None:
-        for name in sorted(self._idle):
-            for env in self._idle[name]:
-                env.close()
+        """Close every environment, those of unfinished episodes too."""
+        for env in self._made:
+            env.close()
+        self._made.clear()
         self._idle.clear()
 
 
@@ -121,9 +126,13 @@ def _sit(index: int, ticket: Ticket, envs: EnvPool, renderer: Renderer) -> _Seat
     try:
         opening = tuple(env.reset(task))
     except EnvError as error:
-        raise EnvError(f"{task.env}, level {task.level}, task {task.id}: {error}") from error
+        raise _of_task(task, error) from error
     stream = task_rng(task.env, task.level, task.id, task.seed, f"sample/{ticket.seed}/{ticket.sample}")
     return _Seat(index, ticket, env, stream, opening, renderer.opening(opening))
+
+
+def _of_task(task: Task, error: EnvError) -> EnvError:
+    return EnvError(f"{task.env}, level {task.level}, task {task.id}: {error}")
 
 
 def _fits(seat: _Seat, limits: Limits) -> bool:
@@ -162,7 +171,10 @@ def _advance(
 def _turn(seat: _Seat, renderer: Renderer) -> StopReason | None:
     """Hand a complete reply to the environment; why the episode ended, if it did."""
     text = renderer.text(seat.reply)
-    result = seat.env.step(text)
+    try:
+        result = seat.env.step(text)
+    except EnvError as error:
+        raise _of_task(seat.ticket.task, error) from error
     last = result.done or len(seat.turns) + 1 >= seat.env.turn_limit
     observation = "" if last else result.observation
     seat.turns.append(

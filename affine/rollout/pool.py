@@ -177,5 +177,7 @@ def _serve(connection: Connection, players: Players, parent: int) -> None:
                 connection.send(("error", str(error)))
                 return
             connection.send(("done", trajectories))
+    except (BrokenPipeError, ConnectionResetError):
+        return  # the parent closed the pool in the middle of an order
     finally:
         envs.close()

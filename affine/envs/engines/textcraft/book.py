@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-TABLE = Path(__file__).with_name("textcraft_recipes.json")
+TABLE = Path(__file__).with_name("recipes.json")
 
 
 @dataclass(frozen=True, slots=True)

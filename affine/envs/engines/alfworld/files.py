@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from affine.envs.alfworld_games import Game, grammar, table
+from affine.envs.engines.alfworld.games import Game, grammar, table
 
 SPLITS = ("train", "valid_seen", "valid_unseen", "valid_train")
 """Folders of the downloaded data set."""

@@ -1,4 +1,4 @@
-"""The warm fork server ("zygote") behind `affine.envs.sandbox`: one forked, confined process per run.
+"""The warm fork server ("zygote") behind `affine.envs.engines.programs.sandbox`: one forked, confined process per run.
 
 Started as `python -s -S -P sandbox_server.py LEVEL PARENT_PID` with a socket as standard input and nothing
 but PYTHONHASHSEED in its environment. It imports the standard library once and then only forks, waits

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from rapidfuzz import fuzz
 from rapidfuzz.utils import default_process
 
-from affine.envs.webshop_catalogue import Goal, Product
-from affine.envs.webshop_vocabulary import NOT_NOUNS
+from affine.envs.engines.webshop.catalogue import Goal, Product
+from affine.envs.engines.webshop.vocabulary import NOT_NOUNS
 
 _COLOR_WORDS = """
     alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel

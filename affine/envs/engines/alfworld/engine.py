@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
-from affine.envs.alfworld_pddl import CHANGING, Fact, Problem, alternatives
+from affine.envs.engines.alfworld.pddl import CHANGING, Fact, Problem, alternatives
 
 Dialect = Literal["put", "move"]
 Command = tuple[str, str, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from affine.envs.webshop_catalogue import Options, Product
+from affine.envs.engines.webshop.catalogue import Options, Product
 
 SEPARATOR = " [SEP] "
 BACK, NEXT, PREVIOUS, BUY = "Back to Search", "Next >", "< Prev", "Buy Now"

@@ -33,8 +33,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from affine.envs import sandbox_server
-from affine.envs.sandbox_server import ANSWER, HELLO, REQUEST, Limits
+from affine.envs.engines.programs import sandbox_server
+from affine.envs.engines.programs.sandbox_server import ANSWER, HELLO, REQUEST, Limits
 from affine.errors import AffineError
 
 __all__ = ["ATTACKS", "LEVELS", "TRAINING", "UPSTREAM", "Limits", "RunResult", "Sandbox", "SandboxError", "shared"]

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from affine.envs.engines.webshop.catalogue import NO_UPPER_PRICE, Goal, Product, price_limit, synthetic_goals
 from affine.envs.env import EnvError, digest
-from affine.envs.webshop_catalogue import NO_UPPER_PRICE, Goal, Product, price_limit, synthetic_goals
 
 GOAL_SEED = 233
 """Upstream shuffles its goals with this seed; a task's id is the goal's place in that order."""

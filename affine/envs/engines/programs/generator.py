@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType
 
+from affine.envs.engines.programs.operations import OPERATIONS, Operation
+from affine.envs.engines.programs.statements import STATEMENTS, WORDS
 from affine.envs.env import digest
-from affine.envs.program_operations import OPERATIONS, Operation
-from affine.envs.program_statements import STATEMENTS, WORDS
 
 _READ = {
     "s": "s = input()",

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol
 
+from affine.envs.engines.webshop.vocabulary import BRANDS, FULL, PRAISE, REVIEWS, SMALL, WISHES
 from affine.envs.env import digest
-from affine.envs.webshop_vocabulary import BRANDS, FULL, PRAISE, REVIEWS, SMALL, WISHES
 
 VERSION = "1"
 """Raise it whenever generated products change: it is in every catalogue's key."""

@@ -16,8 +16,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from affine.envs.alfworld_engine import Dialect, Engine
-from affine.envs.alfworld_pddl import parse_problem
+from affine.envs.engines.alfworld.engine import Dialect, Engine
+from affine.envs.engines.alfworld.pddl import parse_problem
 
 TREATMENTS = {
     "pick_clean_then_place_in_recep": "clean",
@@ -67,7 +67,9 @@ class Size:
 @cache
 def table() -> Mapping[str, Any]:
     """The committed table (see scripts/alfworld_scenes.py)."""
-    data: dict[str, Any] = json.loads((resources.files("affine.envs") / "alfworld_scenes.json").read_text("utf-8"))
+    data: dict[str, Any] = json.loads(
+        (resources.files("affine.envs.engines.alfworld") / "scenes.json").read_text("utf-8")
+    )
     return data
 
 

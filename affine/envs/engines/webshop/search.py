@@ -15,8 +15,8 @@ from pathlib import Path
 
 import tantivy
 
+from affine.envs.engines.webshop.catalogue import Catalogue
 from affine.envs.env import EnvError
-from affine.envs.webshop_catalogue import Catalogue
 
 IN_MEMORY = 20_000
 """Larger catalogues are indexed once on disk, smaller ones in every process that plays."""

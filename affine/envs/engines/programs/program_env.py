@@ -9,10 +9,10 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
+from affine.envs.engines.programs.generator import Program, Scale, generate
+from affine.envs.engines.programs.rows import Row, user_rows
+from affine.envs.engines.programs.sandbox import TRAINING, UPSTREAM, Limits, RunResult, SandboxError, shared
 from affine.envs.env import Env, EnvError, Level, Mode, StepResult, Style, task_rng
-from affine.envs.program_rows import Row, user_rows
-from affine.envs.programs import Program, Scale, generate
-from affine.envs.sandbox import TRAINING, UPSTREAM, Limits, RunResult, SandboxError, shared
 
 _ALL = ("s", "n", "xs")
 SCALES: dict[int, Scale] = {
