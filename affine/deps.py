@@ -1,0 +1,254 @@
+"""Code dependencies of the stages: what `dvc.yaml` declares against what the scripts really import.
+
+DVC has nothing built in for this, and an undeclared module means stale results without a word. The import
+closure of a stage's script is read from the sources (nothing is run). Environments are imported by name
+(`affine.envs.env.REGISTRY`), which no parser sees: a stage of one environment (`stages/tasks.py sat`) gets that
+environment's modules, and stages that play all of them (`ALL_ENVS`) get all.
+
+    python -m affine deps --check     compare; exit 1 and list the differences
+    python -m affine deps --write     rewrite the code dependencies in dvc.yaml, comments kept
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from affine.envs.env import REGISTRY
+from affine.errors import AffineError
+
+PACKAGE = "affine"
+PLAYS_ALL = {"ppo", "evaluate"}
+"""Stages whose workers make every environment."""
+EXPERTS = {"collect"}
+"""Stages that play experts too."""
+LAZY = {"base": ("affine/models/pretrain.py",)}
+"""First-party imports inside functions that a stage's default path never reaches, left out on purpose: the
+shipped base does not change when pretraining does."""
+
+
+ENGINES = ("affine", "envs", "engines")
+PLACE = "CODE"
+"""What a new stage may write in `deps` where `--write` is to put its code."""
+
+
+class DepsError(AffineError):
+    """dvc.yaml is not as expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One stage's code dependencies that are missing from dvc.yaml, or stand there for nothing."""
+
+    stage: str
+    missing: list[str]
+    superfluous: list[str]
+
+
+def module_file(root: Path, module: str) -> Path | None:
+    """The source file of a first-party module, relative to `root`; None for anything else."""
+    path = Path(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if (root / candidate).is_file():
+            return candidate
+    return None
+
+
+def imports(root: Path, file: Path) -> set[Path]:
+    """First-party files that `file` imports, at the top or inside functions, and their packages."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    files: set[Path] = set()
+    for module in found:
+        if module.split(".")[0] != PACKAGE:
+            continue
+        parts = module.split(".")
+        for k in range(1, len(parts) + 1):
+            if path := module_file(root, ".".join(parts[:k])):
+                files.add(path)
+    return files
+
+
+def closure(root: Path, start: Iterable[Path], without: Iterable[Path] = ()) -> set[Path]:
+    """All first-party files reachable from `start` by imports, `start` included."""
+    excluded = set(without)
+    seen: set[Path] = set()
+    queue = list(start)
+    while queue:
+        file = queue.pop()
+        if file not in seen and file not in excluded:
+            seen.add(file)
+            queue += sorted(imports(root, file))
+    return seen
+
+
+def env_files(env: str, *, expert: bool) -> list[Path]:
+    """The modules that the registry finds by name for one environment."""
+    module = Path(*REGISTRY[env].partition(":")[0].split("."))
+    files = [module.with_suffix(".py")]
+    return [*files, module.with_name(f"{module.name}_expert.py")] if expert else files
+
+
+def data_files(root: Path, modules: Iterable[Path]) -> set[Path]:
+    """Tables and templates that a module names as a string, lying beside it."""
+    found: set[Path] = set()
+    for module in modules:
+        for node in ast.walk(ast.parse((root / module).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value[1:]:
+                name = node.value
+                if "\n" not in name and "/" not in name and len(name) < 80 and not name.endswith(".py"):
+                    beside = module.parent / name
+                    if (root / beside).is_file():
+                        found.add(beside)
+    return found
+
+
+def code_of(root: Path, stage: str, env: str | None) -> list[str]:
+    """The code that decides what `stage` writes: script, import closure, tables; sorted paths."""
+    start = [Path("stages") / f"{stage}.py"]
+    if env:
+        start += env_files(env, expert=stage in EXPERTS)
+    elif stage in PLAYS_ALL:
+        start += [file for name in REGISTRY for file in env_files(name, expert=False)]
+    modules = closure(root, start, [Path(p) for p in LAZY.get(stage, ())])
+    return sorted(str(path) for path in modules | data_files(root, modules))
+
+
+def _is_code(dependency: str) -> bool:
+    return dependency.startswith((f"{PACKAGE}/", "stages/", "${item.engine}")) or dependency == PLACE
+
+
+def _pipelines(root: Path) -> list[Path]:
+    return [root / "dvc.yaml", root / "deploy" / "dvc.yaml"]
+
+
+def _load(path: Path) -> tuple[YAML, Any]:
+    yaml = YAML()
+    yaml.width = 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    if not path.is_file():
+        raise DepsError(f"{path}: no such file; run from the repository's root")
+    return yaml, yaml.load(path)
+
+
+def _stages(document: Any) -> Iterator[tuple[str, Any, dict[str, str]]]:
+    """(name, the stage's mapping, environment -> engine folder; empty where it is not per environment)."""
+    for name, stage in document["stages"].items():
+        if "foreach" in stage:
+            engines = {env: str(item["engine"]) for env, item in stage["foreach"].items()}
+            yield name, stage["do"], engines
+        else:
+            yield name, stage, {}
+
+
+def _fill(dependency: str, env: str, engines: dict[str, str]) -> str:
+    return dependency.replace("${key}", env).replace("${item.engine}", engines.get(env, ""))
+
+
+def declared_code(root: Path) -> list[tuple[str, str | None, set[str]]]:
+    """(stage, environment, code dependencies) as the pipelines declare them."""
+    rows: list[tuple[str, str | None, set[str]]] = []
+    for path in _pipelines(root):
+        for name, stage, engines in _stages(_load(path)[1]):
+            listed = [str(dep) for dep in stage["deps"] if _is_code(str(dep))]
+            for env in engines or [None]:
+                rows.append((name, env, {_fill(dep, env, engines) if env else dep for dep in listed}))
+    return rows
+
+
+def compare(root: Path) -> list[Difference]:
+    """Every stage whose declared code differs from its closure.
+
+    A declared folder stands for all in it, and what one environment of a group needs may stand in all of it.
+    """
+    differences = []
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for name, env, _ in declared_code(root):
+        wanted[name].update(code_of(root, name, env))
+    for name, env, declared in declared_code(root):
+        needed = set(code_of(root, name, env))
+        folders = {dep for dep in declared if (root / dep).is_dir()}
+
+        def covered(file: str, folders: set[str] = folders) -> bool:
+            return any(file.startswith(f"{folder}/") for folder in folders)
+
+        missing = {file for file in needed - declared if not covered(file)}
+        idle = {folder for folder in folders if not any(file.startswith(f"{folder}/") for file in needed)}
+        superfluous = (declared - wanted[name] - folders) | idle
+        if missing or superfluous:
+            label = f"{name}@{env}" if env else name
+            differences.append(Difference(label, sorted(missing), sorted(superfluous)))
+    return differences
+
+
+def _as_listed(root: Path, name: str, engines: dict[str, str]) -> list[str]:
+    """Code dependencies as dvc.yaml should list them: engine folders whole, and `${key}` and `${item.engine}`
+    for what differs from environment to environment."""
+    if not engines:
+        return sorted({_folder(file) for file in code_of(root, name, None)})
+    common: set[str] | None = None
+    for env, engine in engines.items():
+        files = {file for file in code_of(root, name, env) if not file.startswith(f"{engine}/")}
+        own = {str(file) for file in env_files(env, expert=name in EXPERTS)}
+        common = files - own if common is None else common | (files - own)
+    listed = ["affine/envs/${key}.py", *(["affine/envs/${key}_expert.py"] if name in EXPERTS else []), "${item.engine}"]
+    return [*listed, *sorted(common or set())]
+
+
+def _folder(file: str) -> str:
+    parts = Path(file).parts
+    return str(Path(*parts[:4])) if parts[:3] == ENGINES and len(parts) > len(ENGINES) + 1 else file
+
+
+def write(root: Path) -> list[str]:
+    """Rewrite the code dependencies in the pipelines; the files that changed."""
+    changed = []
+    for path in _pipelines(root):
+        yaml, document = _load(path)
+        for name, stage, engines in _stages(document):
+            data = [dep for dep in stage["deps"] if not _is_code(str(dep))]
+            wanted = [*_as_listed(root, name, engines), *data]
+            if list(stage["deps"]) != wanted:
+                while stage["deps"]:
+                    stage["deps"].pop()
+                stage["deps"].extend(wanted)
+                changed.append(f"{path.relative_to(root)}: {name}")
+        if changed:
+            with path.open("w", encoding="utf-8") as file:
+                yaml.dump(document, file)
+    return changed
+
+
+def main(argv: list[str]) -> int:
+    """`python -m affine deps`."""
+    parser = argparse.ArgumentParser(prog="python -m affine deps", description=__doc__.split("\n\n", maxsplit=1)[0])
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--check", action="store_true", help="compare only (the default); exit 1 on a difference")
+    group.add_argument("--write", action="store_true", help="rewrite the code dependencies in dvc.yaml")
+    arguments = parser.parse_args(argv)
+    root = Path.cwd()
+    if arguments.write:
+        for line in write(root) or ["nothing to change"]:
+            print(line)
+        return 0
+    differences = compare(root)
+    for difference in differences:
+        for file in difference.missing:
+            print(f"{difference.stage}: {file} is imported but not declared")
+        for file in difference.superfluous:
+            print(f"{difference.stage}: {file} is declared but not imported")
+    if differences:
+        print("run `python -m affine deps --write`")
+    return 1 if differences else 0
