@@ -368,9 +368,16 @@ def test_an_environment_that_cannot_step_names_the_task(
 ) -> None:
     from affine.envs.textcraft import TextCraft
 
-    closed = []
-    monkeypatch.setattr(TextCraft, "step", lambda self, reply: (_ for _ in ()).throw(EnvError("the engine is gone")))
-    monkeypatch.setattr(TextCraft, "close", lambda self: closed.append(self))
+    closed: list[TextCraft] = []
+
+    def step(self: TextCraft, reply: str) -> None:
+        raise EnvError("the engine is gone")
+
+    def close(self: TextCraft) -> None:
+        closed.append(self)
+
+    monkeypatch.setattr(TextCraft, "step", step)
+    monkeypatch.setattr(TextCraft, "close", close)
     first = next(ticket.task for ticket in tickets if ticket.task.env == "textcraft")
     with pytest.raises(EnvError, match=f"textcraft, level 0, task {first.id}: the engine is gone"):
         episodes(base, tickets, len(tickets))
@@ -419,12 +426,12 @@ def test_workers_play_what_one_process_plays(
 ) -> None:
     told: list[Trajectory] = []
     weights = read_adapter(adapter)
-    for given in (NO_ADAPTER, weights, None):  # None: what was loaded before stays
-        if given is not None:
-            pool.load(given)
+    for change in (NO_ADAPTER, weights, None):  # None: what was loaded before stays
+        if change is not None:
+            pool.load(change)
         told.clear()
         played = pool.play(tickets, Sampling(), told.append)
-        expected = episodes(base, tickets, 4, weights=weights if given is None else given)
+        expected = episodes(base, tickets, 4, weights=weights if change is None else change)
         assert [(t.task, t.stop, t.score) for t in played] == [(t.task, t.stop, t.score) for t in expected]
         for a, b in zip(played, expected, strict=True):
             assert [turn.token_ids for turn in a.turns] == [turn.token_ids for turn in b.turns]
@@ -453,7 +460,7 @@ def test_an_error_in_a_worker_names_the_task(
     bad = Ticket(Task("sat", 0, -3, 0, Split.TEST), 0, 0)
     with RolloutPool(Players(base, SETTINGS, LIMITS, slots=4), workers=1) as one:
         workers = [process.pid for process in one._processes]
-        with pytest.raises(EnvError, match="sat, level 0, task -3: .*no task -3 at level 0"):
+        with pytest.raises(EnvError, match=r"sat, level 0, task -3: .*no task -3 at level 0"):
             one.play([*tickets[:2], bad], Sampling())
     assert wait_until_gone(workers) == []
     assert "Traceback" not in capfd.readouterr().err
