@@ -283,6 +283,23 @@ def test_no_process_survives_its_parent(tmp_path: Path) -> None:
     assert wait_until(lambda: not any(alive(pid) for pid in family)), "the server or its child outlived the parent"
 
 
+@pytest.mark.parametrize("answer_pending", [False, True])
+def test_a_server_ends_without_a_word_when_its_parent_is_gone(answer_pending: bool) -> None:
+    """A parent that is terminated leaves a request without a reader, or an answer unread."""
+    ours, theirs = socket.socketpair()
+    server = [sys.executable, "-s", "-S", "-P", str(sandbox_module._SERVER), "seccomp", str(os.getpid())]
+    with theirs:
+        process = subprocess.Popen(server, stdin=theirs, stderr=subprocess.PIPE)
+    request = sandbox_module.REQUEST.pack(5.0, 5.0, 2**29, 1000, 8, 0) + b"print(1)"
+    ours.sendall(request)
+    if answer_pending:
+        while len(ours.recv(1000, socket.MSG_PEEK)) <= sandbox_module.HELLO.size:
+            time.sleep(0.01)
+        ours.sendall(request * 10)
+    ours.close()
+    assert process.communicate()[1] == b""
+
+
 def test_a_run_ends_with_its_server() -> None:
     box = Sandbox(Limits(wall=30, cpu=30), unsafe=False)
     box.start()

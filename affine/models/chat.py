@@ -47,12 +47,16 @@ class Renderer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
+        # The same encoder without transformers' wrapper, which takes several times as long as the encoding.
+        self._fast = getattr(tokenizer, "backend_tokenizer", None)
         pieces = [tokenizer.encode(mark, add_special_tokens=False) for mark in (START_OF_TURN, END_OF_TURN)]
         if any(len(piece) != 1 for piece in pieces):
             raise ValueError(f"the tokenizer has no single tokens {START_OF_TURN} and {END_OF_TURN}")
         self.end_of_turn = pieces[1][0]
 
     def _encode(self, text: str) -> list[int]:
+        if self._fast is not None:
+            return list(self._fast.encode(text, add_special_tokens=False).ids)
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def opening(self, messages: Sequence[Message]) -> list[int]:

@@ -247,6 +247,8 @@ def pretrain(params: Params, root: Path, out: Path, *, console: Console | None =
         _render(corpus, renderer, settings.prompt_weight), _words(corpus), renderer, settings, params.seed
     )
     model = initialise(nano_config(len(tokenizer)), params.seed)
+    # On these short rows the CPU kernel behind SDPA takes longer, backwards above all, than plain products do.
+    model.set_attn_implementation("eager")
     optimizers = _Optimizers(model, settings)
     step, curve = _resume(work, model, optimizers)
     total = settings.drills + settings.steps

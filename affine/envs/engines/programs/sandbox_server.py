@@ -245,5 +245,13 @@ def main() -> None:
     zygote.serve()
 
 
+def _serve_until_left() -> None:
+    """`main`, ending quietly when the parent goes while an answer is on its way."""
+    try:
+        main()
+    except (BrokenPipeError, ConnectionResetError):
+        return
+
+
 if __name__ == "__main__":
-    main()
+    _serve_until_left()
