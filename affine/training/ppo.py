@@ -220,8 +220,10 @@ def update(
     """
     seen = Diagnostics()
     stopped = 0.0
+    total = sum(len(sample.old) for sample in samples)
     for _ in range(settings.epochs):
-        for batch in minibatches(samples, settings.minibatch_tokens, rng):
+        batches = minibatches(samples, settings.minibatch_tokens, rng)
+        for batch in batches:
             ids_BT, action_BT = pad(batch, policy.model.device)
             logprob_A, entropy_A, value_A = policy.forward(ids_BT, action_BT)
             column = {
@@ -238,7 +240,9 @@ def update(
             loss_A = settings.value_coef * value_loss_A
             if not value_only:
                 loss_A = loss_A + policy_loss_A - settings.entropy_coef * entropy_A
-            loss = (weight_A * loss_A).mean()
+            # Not the mean over the batch's own tokens: batches of similar length hold different environments, and
+            # those with short replies would weigh less beside others.
+            loss = (weight_A * loss_A).sum() * len(batches) / total
             if not torch.isfinite(loss):
                 envs = ", ".join(sorted({s.env for s in batch}))
                 raise PpoError(f"the loss is {loss.item()} on episodes of {envs}; lower ppo.learning_rate")
