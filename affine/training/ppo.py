@@ -30,6 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from affine.envs import env as env_module
 from affine.envs.env import EnvSettings
 from affine.errors import AffineError
 from affine.files import published, read_json, write_json
@@ -73,6 +74,7 @@ class Sample:
     """One played episode with what PPO knows of it; the lists run over its agent tokens."""
 
     env: str
+    task: str
     ids: list[int]
     mask: list[int]
     turn_lengths: list[int]
@@ -92,7 +94,9 @@ def to_sample(trajectory: Trajectory, renderer: Renderer) -> Sample:
     lengths = [len(turn.token_ids) for turn in trajectory.turns]
     sampled = [logprob for turn in trajectory.turns for logprob in turn.logprobs]
     assert sum(tokens.action_mask) == len(sampled) == sum(lengths)
-    return Sample(trajectory.task.env, tokens.ids, tokens.action_mask, lengths, trajectory.score, sampled)
+    task = trajectory.task
+    name = f"{task.level}/{task.id}"
+    return Sample(task.env, name, tokens.ids, tokens.action_mask, lengths, trajectory.score, sampled)
 
 
 class Policy:
@@ -216,7 +220,8 @@ def update(
 ) -> dict[str, float]:  # fmt: skip
     """One iteration's gradient steps; stops early once approx_kl passes `target_kl`.
 
-    `value_only` (warm-up) trains the value head alone. Raises PpoError on a loss that is not finite.
+    `value_only` (warm-up) trains the value head alone. Raises PpoError, before the step is taken, on a loss or
+    a gradient that is not finite.
     """
     seen = Diagnostics()
     stopped = 0.0
@@ -243,13 +248,15 @@ def update(
             # Not the mean over the batch's own tokens: batches of similar length hold different environments, and
             # those with short replies would weigh less beside others.
             loss = (weight_A * loss_A).sum() * len(batches) / total
-            if not torch.isfinite(loss):
-                envs = ", ".join(sorted({s.env for s in batch}))
-                raise PpoError(f"the loss is {loss.item()} on episodes of {envs}; lower ppo.learning_rate")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+            if not torch.isfinite(loss + norm):
+                tasks = ", ".join(sorted(f"{s.env} {s.task}" for s in batch))
+                raise PpoError(
+                    f"the loss is {loss.item()}, its gradient's norm {norm.item()} on {tasks}; lower ppo.learning_rate"
+                )
             optimizer.step()
             approx_kl = ((ratio_A - 1) - log_ratio_A).mean().item()
             seen.add(
@@ -321,6 +328,13 @@ def rollout_metrics(trajectories: list[Trajectory], samples: list[Sample]) -> di
     }
 
 
+def _env_files(prompts: str) -> list[Path]:
+    """What the environments are made of; the trainer's own process imports none of it."""
+    folder = Path(env_module.__file__).parent
+    files = sorted(path for path in folder.rglob("*") if path.suffix in {".py", ".json"})
+    return [*files, Path(prompts)] if Path(prompts).is_file() else files
+
+
 class Trainer:
     """What a run holds, and its checkpoints."""
 
@@ -346,10 +360,13 @@ class Trainer:
             weight_decay=0.0,
         )
         self.renderer = Renderer(AutoTokenizer.from_pretrained(base, local_files_only=True))
-        inputs = [*base_files(base), sft / "adapter_model.safetensors"]
+        inputs = [*base_files(base), base / "tokenizer.json", sft / "adapter_config.json"]
+        inputs += [sft / "adapter_model.safetensors", *_env_files(params.envs.prompts)]
         inputs += [root / "data" / "tasks" / env / "train.jsonl" for env in ENVS]
-        identity = {"ppo": self.settings.model_dump(), "rollout": params.rollout.model_dump(), "seed": params.seed}
+        sections = ("seed", "ppo", "rollout", "envs")
+        identity = {**params.model_dump(include=set(sections)), "attention": params.sft.attention}
         self.work = work_folder(root, "ppo", identity, inputs)
+        self.last: dict[str, float] = {}
         self.iteration = self._resume()
         self.curves = Curves(self.work / "live", self.iteration)
 
@@ -373,7 +390,7 @@ class Trainer:
                 for name, value in sorted(self.optimizer.state[p].items())
             }
             save_file(slots, folder / "optimizer.safetensors")
-            write_json(folder / "state.json", {"iteration": self.iteration})
+            write_json(folder / "state.json", {"iteration": self.iteration, "last": self.last})
 
     def _resume(self) -> int:
         folder = self.work / "checkpoint"
@@ -383,8 +400,11 @@ class Trainer:
         self.policy.value_head.load_state_dict(load_file(folder / "value_head.safetensors"))
         for key, value in load_file(folder / "optimizer.safetensors").items():
             g, i, name = key.split(".")
-            self.optimizer.state[self.optimizer.param_groups[int(g)]["params"][int(i)]][name] = value
-        return int(read_json(folder / "state.json")["iteration"])
+            p = self.optimizer.param_groups[int(g)]["params"][int(i)]
+            self.optimizer.state[p][name] = value if name == "step" else value.to(p.device)
+        state = read_json(folder / "state.json")
+        self.last = state["last"]
+        return int(state["iteration"])
 
     def iterate(self, pool: RolloutPool, tasks: dict[str, list[Task]], clock: dict[str, float]) -> dict[str, float]:
         """One iteration: play, judge, update. Returns what the curves show."""
@@ -396,6 +416,8 @@ class Trainer:
         played = time.perf_counter()
         # An opening that leaves no room for a reply teaches nothing.
         trajectories = [t for t in trajectories if t.turns]
+        if not trajectories:
+            raise PpoError("no opening left room for a reply; raise rollout.context")
         samples = [to_sample(trajectory, self.renderer) for trajectory in trajectories]
         annotate(self.policy, samples, settings.minibatch_tokens)
         estimate(samples, settings)
@@ -407,7 +429,10 @@ class Trainer:
             group["lr"] = peak * fraction
         rng = random.Random(f"ppo/{self.params.seed}/{self.iteration}/update")
         value_only = self.iteration < settings.value_warmup
-        metrics |= update(self.policy, self.optimizer, samples, settings, rng, value_only=value_only)
+        try:
+            metrics |= update(self.policy, self.optimizer, samples, settings, rng, value_only=value_only)
+        except PpoError as error:
+            raise PpoError(f"iteration {self.iteration + 1}: {error}") from None
         metrics["explained_variance"] = explained_variance(samples)
         metrics["learning_rate"] = settings.learning_rate * fraction
         clock["rollout"] += played - started
@@ -437,7 +462,6 @@ def train_ppo(params: Params, root: Path, *, console: Console | None = None) -> 
         params.rollout.slots,
     )
     clock: dict[str, float] = defaultdict(float)
-    metrics: dict[str, float] = {}
     total = params.ppo.iterations
     bar = Progress(
         TextColumn("ppo"), BarColumn(), MofNCompleteColumn(), TextColumn("score {task.fields[score]:.3f}"),
@@ -446,12 +470,12 @@ def train_ppo(params: Params, root: Path, *, console: Console | None = None) -> 
     with bar, RolloutPool(players, params.rollout.workers) as pool:
         row = bar.add_task("ppo", total=total, completed=trainer.iteration, score=float("nan"))
         while trainer.iteration < total:
-            metrics = trainer.iterate(pool, tasks, clock)
+            trainer.last = trainer.iterate(pool, tasks, clock)
             trainer.iteration += 1
-            trainer.curves.log(trainer.iteration, metrics)
+            trainer.curves.log(trainer.iteration, trainer.last)
             if trainer.iteration % params.ppo.save_every == 0 or trainer.iteration == total:
                 trainer.save()
-            bar.update(row, completed=trainer.iteration, score=metrics["score/overall"])
+            bar.update(row, completed=trainer.iteration, score=trainer.last["score/overall"])
     _publish(trainer, root, out)
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.items())
     print(f"ppo: {total} iterations of {params.ppo.episodes} episodes ({spent or 'nothing left to do'})")
@@ -462,13 +486,12 @@ def _publish(trainer: Trainer, root: Path, out: Path) -> None:
         save_adapter(trainer.policy.model, folder, trainer.digest, adapter="default")
         save_file(trainer.policy.value_head.state_dict(), folder / "value_head.safetensors")
     trainer.curves.publish(root / "metrics" / "curves" / "ppo")
-    last = read_json(trainer.curves.folder / "metrics.json")
     summary: dict[str, Any] = {
         "enabled": True,
         "iterations": trainer.settings.iterations,
         "episodes": trainer.settings.iterations * trainer.settings.episodes,
         "trainable_parameters": trainable_parameters(trainer.policy.model),
-        "last": last,
+        "last": trainer.last,
     }
     write_json(root / "metrics" / "ppo.json", summary)
     shutil.rmtree(trainer.work)
