@@ -1,0 +1,100 @@
+"""`envs`: the environments with their levels, experts and engines, and how fast they are here."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import json
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from affine.collect.play import play
+from affine.envs.env import REGISTRY, Env, env_class, make, task_rng
+from affine.tasks import split_of_group
+from affine.types import Split, Task
+
+
+def run(arguments: list[str]) -> int:
+    """Print the table, or one environment's documentation. Raises EnvError."""
+    parser = argparse.ArgumentParser(
+        prog="python -m affine envs",
+        description="The environments: levels of difficulty, turn limits, share of tasks the expert solves, engines."
+        " With a name, that environment's documentation.",
+    )
+    parser.add_argument("env", nargs="?", choices=REGISTRY, metavar="ENV", help=f"one of {', '.join(REGISTRY)}")
+    parser.add_argument("--speed", action="store_true", help="measure level 0 on one core (a few seconds each)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per environment, for --speed (default 2)")
+    chosen = parser.parse_args(arguments)
+    console = Console()
+    if chosen.env:
+        console.print(inspect.cleandoc(env_class(chosen.env).__doc__ or ""), markup=False, highlight=False)
+        console.print()
+    table = Table(caption="expert: share of tasks it solves, as documented", caption_justify="left")
+    for name in ("level", "what a task is"):
+        table.add_column(name)
+    for name in ("turns", "expert"):
+        table.add_column(name, justify="right")
+    for name in [chosen.env] if chosen.env else REGISTRY:
+        with console.status(f"{name}: measuring" if chosen.speed else name):
+            _add(table, make(name), measure(name, chosen.seconds) if chosen.speed else "")
+    console.print(table)
+    return 0
+
+
+def _add(table: Table, env: Env, speed: str) -> None:
+    engine = ", ".join(f"{name} {version}" for name, version in sorted(env.engine().items()))
+    about = [f"[bold]{env.name}[/]  [dim]{engine}[/]", splits(Path("metrics/tasks") / f"{env.name}.json"), speed]
+    table.add_section()
+    table.add_row("", "\n".join(line for line in about if line))
+    success = expert_success(env.name)
+    for number, level in sorted(env.levels.items()):
+        documented = f"{success[number]:.0%}" if number in success else "-"
+        table.add_row(str(number), level.summary, str(level.turn_limit), documented)
+    env.close()
+
+
+def splits(summary: Path) -> str:
+    """How many tasks the run in this folder has, from `summary`; empty where none were made."""
+    if not summary.is_file():
+        return ""
+    made = json.loads(summary.read_text(encoding="utf-8"))
+    return "tasks: " + ", ".join(f"{made[split]['tasks']} {split}" for split in Split)
+
+
+def expert_success(name: str) -> dict[int, float]:
+    """Level -> documented share of tasks solved."""
+    module = importlib.import_module(f"{REGISTRY[name].partition(':')[0]}_expert")
+    success: dict[int, float] = module.SUCCESS
+    return success
+
+
+def measure(name: str, seconds: float) -> str:
+    """Play level 0 with the expert for about `seconds`, after one episode to warm up; rates as text."""
+    env = make(name)
+    try:
+        episodes = steps = id = 0
+        start = time.perf_counter()
+        first = 0.0
+        while True:
+            content = env.content(0, id, 0)
+            task = Task(name, 0, id, 0, split_of_group(content.group)) if content else None
+            id += 1
+            if task is None:
+                continue
+            trajectory = play(env, task, task_rng(name, 0, id, 0, "speed"))
+            if not first:
+                first = time.perf_counter() - start
+                start = time.perf_counter()
+                continue
+            episodes += 1
+            steps += len(trajectory.turns)
+            spent = time.perf_counter() - start
+            if spent > seconds:
+                break
+    finally:
+        env.close()
+    return f"{episodes / spent:,.0f} episodes/s, {steps / spent:,.0f} steps/s with the expert; first {first:.1f} s"
