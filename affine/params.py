@@ -216,6 +216,7 @@ class PpoParams(Section):
     target_kl: float = Field(gt=0)
     max_grad_norm: float = Field(gt=0)
     temperature: float = Field(gt=0)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     save_every: int = Field(gt=0)
     weights: Weights = Weights()
 

@@ -15,10 +15,10 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from affine.files import write_json
 from affine.models.attention import Attention, choose_attention
 from affine.models.checkpoint import CheckpointError, read_json, sha256, shard_files
 from affine.params import LoraParams
-from affine.files import write_json
 
 BASE_NAME = "models/base"
 """How adapters name their base: relative to the repository's root."""

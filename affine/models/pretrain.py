@@ -32,6 +32,7 @@ from affine.collect.collect import Attempts, trajectories
 from affine.envs.env import EnvSettings
 from affine.files import FileError, published, read_records, write_json, write_records
 from affine.models.chat import Renderer
+from affine.models.memory import keep_freed_memory
 from affine.models.nano import initialise, nano_config, save_checkpoint, train_tokenizer
 from affine.models.skills import exercise, retrieval_drill
 from affine.params import Params, PretrainParams
@@ -237,6 +238,7 @@ def pretrain(params: Params, root: Path, out: Path, *, console: Console | None =
 
     Work in progress lies in `work/pretrain-<key>`, keyed by settings, tasks and seed; deleted when done.
     """
+    keep_freed_memory()
     settings = params.base.pretrain
     work = root / "work" / f"pretrain-{_key(params, root)}"
     work.mkdir(parents=True, exist_ok=True)

@@ -142,9 +142,11 @@ def _serve(connection: Connection, players: Players, parent: int) -> None:
     from transformers.utils import logging
 
     from affine.models.chat import Renderer
+    from affine.models.memory import keep_freed_memory
     from affine.rollout.generator import CachedGenerator
     from affine.rollout.weights import Folded
 
+    keep_freed_memory()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(players.threads)

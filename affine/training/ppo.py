@@ -34,8 +34,10 @@ from affine.envs import env as env_module
 from affine.envs.env import EnvSettings
 from affine.errors import AffineError
 from affine.files import published, read_json, write_json
+from affine.models.attention import Attention, choose_dtype
 from affine.models.chat import Renderer
 from affine.models.lora import base_digest, base_files, load_adapter, load_base, save_adapter, trainable_parameters
+from affine.models.memory import keep_freed_memory
 from affine.params import Params, PpoParams
 from affine.rollout.episodes import Limits, Ticket
 from affine.rollout.pool import Players, RolloutPool
@@ -102,8 +104,9 @@ def to_sample(trajectory: Trajectory, renderer: Renderer) -> Sample:
 class Policy:
     """The model with adapters "default" (trained) and "reference" (the SFT's, frozen), and the value head."""
 
-    def __init__(self, model: PeftModel, temperature: float) -> None:
+    def __init__(self, model: PeftModel, temperature: float, dtype: torch.dtype = torch.float32) -> None:
         self.model = model
+        self._dtype = dtype
         self.value_head = ValueHead(model.config.hidden_size).to(model.device)
         self._temperature = temperature
 
@@ -115,10 +118,12 @@ class Policy:
         if self.model.active_adapter != adapter:
             self.model.set_adapter(adapter)
         causal = self.model.get_base_model()
-        hidden_BTE = causal.model(input_ids=ids_BT, use_cache=False).last_hidden_state
         chosen_BT = action_BT[:, 1:].bool()
-        hidden_AE = hidden_BTE[:, :-1][chosen_BT]
-        logprob_AV = (causal.lm_head(hidden_AE).float() / self._temperature).log_softmax(-1)
+        with torch.autocast(ids_BT.device.type, self._dtype, enabled=self._dtype != torch.float32):
+            hidden_BTE = causal.model(input_ids=ids_BT, use_cache=False).last_hidden_state
+            hidden_AE = hidden_BTE[:, :-1][chosen_BT]
+            logits_AV = causal.lm_head(hidden_AE)
+        logprob_AV = (logits_AV.float() / self._temperature).log_softmax(-1)
         logprob_A = logprob_AV.gather(1, ids_BT[:, 1:][chosen_BT][:, None])[:, 0]
         entropy_A = -(logprob_AV.exp() * logprob_AV).sum(-1)
         return logprob_A, entropy_A, self.value_head(hidden_AE)
@@ -345,11 +350,11 @@ class Trainer:
         torch.use_deterministic_algorithms(mode=True)
         torch.manual_seed(params.seed)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        model = load_base(base, attention=params.sft.attention, dtype=dtype, device=device)
+        dtype = choose_dtype(self.settings.dtype, device)
+        model = load_base(base, attention=_attention(params, device), dtype=dtype, device=device)
         peft = load_adapter(model, sft, self.digest, trainable=True)
         peft.load_adapter(sft, adapter_name="reference", is_trainable=False)
-        self.policy = Policy(peft, self.settings.temperature)
+        self.policy = Policy(peft, self.settings.temperature, dtype)
         config = peft.peft_config["default"]
         self.scale = config.lora_alpha / config.r
         self.optimizer = torch.optim.AdamW(
@@ -440,6 +445,13 @@ class Trainer:
         return metrics
 
 
+def _attention(params: Params, device: torch.device) -> Attention:
+    """What `sft.attention` says; for auto on a CPU plain products, which beat its SDPA kernel (its backward
+    pass above all) on rows of a few hundred tokens."""
+    plain = params.sft.attention == "auto" and device.type == "cpu"
+    return "eager" if plain else params.sft.attention
+
+
 def train_ppo(params: Params, root: Path, *, console: Console | None = None) -> None:
     """Stage `ppo`: `models/ppo/` (adapter, value head), `metrics/ppo.json` and curves.
 
@@ -453,6 +465,7 @@ def train_ppo(params: Params, root: Path, *, console: Console | None = None) -> 
         shutil.rmtree(root / "metrics" / "curves" / "ppo", ignore_errors=True)
         (root / "metrics" / "curves" / "ppo").mkdir(parents=True)
         return
+    keep_freed_memory()
     trainer = Trainer(params, root)
     tasks = {env: load_tasks(root, env, Split.TRAIN) for env in ENVS if getattr(params.ppo.weights, env) > 0}
     players = Players(

@@ -34,6 +34,7 @@ from affine.errors import AffineError
 from affine.files import published, write_json
 from affine.models.attention import choose_dtype
 from affine.models.lora import add_adapter, base_digest, base_files, load_base, save_adapter, trainable_parameters
+from affine.models.memory import keep_freed_memory
 from affine.params import Params
 from affine.training.live import Curves
 from affine.training.packs import IGNORED, Packs, by_env, epochs
@@ -202,6 +203,7 @@ def train_sft(params: Params, root: Path) -> None:
     DatasetError, AttentionError.
     """
     started = time.monotonic()
+    keep_freed_memory()
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     base = root / "models" / "base"
