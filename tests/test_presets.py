@@ -1,0 +1,224 @@
+"""Presets: valid, merged with every comment kept, all or nothing, and the same by way of `dvc exp run -S`."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.utils.hydra import apply_overrides
+from ruamel.yaml import YAML
+
+from affine.__main__ import main
+from affine.cli.preset import Change, compare, names, override
+from affine.envs.env import env_class
+from affine.params import Params, load_params
+from affine.tasks import draw_tasks
+from affine.types import ENVS, Split
+
+ROOT = Path(__file__).parents[1]
+REVISION = "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"
+NAMES = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def arguments(name: str) -> list[str]:
+    return ["preset", name] + (["-S", f"base.revision={REVISION}"] if name.startswith("qwen3") else [])
+
+
+def load(path: Path) -> Any:
+    return YAML(typ="safe").load(path)
+
+
+def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix[:-1]: value}
+    return {key: leaf for name, part in value.items() for key, leaf in leaves(part, f"{prefix}{name}.").items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_sets_its_values_and_nothing_else(repository: Path, name: str) -> None:
+    before = leaves(load(repository / "params.yaml"))
+    assert main(arguments(name)) == 0
+    after = leaves(load(repository / "params.yaml"))
+    wanted = leaves(load(repository / "presets" / f"{name}.yaml"))
+    if "base.revision" in wanted:
+        wanted["base.revision"] = REVISION
+    assert after == before | wanted
+    load_params(repository / "params.yaml")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_comments_and_untouched_lines_stay(repository: Path, name: str) -> None:
+    before = (repository / "params.yaml").read_text()
+    assert main(arguments(name)) == 0
+    after = (repository / "params.yaml").read_text()
+    comments = [line.partition("#")[2] for line in before.splitlines() if "#" in line]
+    assert [line.partition("#")[2] for line in after.splitlines() if "#" in line] == comments
+    changed = {
+        change.key.rpartition(".")[2]
+        for change in compare(load(Path("presets") / f"{name}.yaml"), load(ROOT / "params.yaml"))
+    }
+    spaced = (
+        [" ".join(line.split()) for line in before.splitlines()],
+        [" ".join(line.split()) for line in after.splitlines()],
+    )
+    for line in difflib.ndiff(*spaced):
+        if line[:2] in ("- ", "+ "):
+            assert any(f"{key}:" in line for key in changed), line
+
+
+def test_twice_is_once_and_showing_writes_nothing(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (repository / "params.yaml").read_bytes()
+    assert main(["preset", "smoke", "--show"]) == 0
+    assert main(["preset", "smoke", "--args"]) == 0
+    assert (repository / "params.yaml").read_bytes() == before
+    assert main(["preset", "smoke"]) == 0
+    merged = (repository / "params.yaml").read_bytes()
+    capsys.readouterr()
+    assert main(["preset", "smoke"]) == 0
+    assert capsys.readouterr().out == "params.yaml already is as smoke has it\n"
+    assert (repository / "params.yaml").read_bytes() == merged
+
+
+def test_show_lists_the_difference(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["preset", "smoke", "--show", "-S", "release.license=apache-2.0", "-S", "seed=0"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert f"ppo.iterations: {load_params().ppo.iterations} -> 2" in lines
+    assert 'release.license: (default) -> "apache-2.0"' in lines
+    assert not any(line.startswith("seed:") for line in lines)
+    assert last == f"{len(lines)} values differ; nothing was written"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dvcs_own_overrides_lead_to_the_same_parameters(
+    repository: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(name), "--args"]) == 0
+    words = shlex.split(capsys.readouterr().out)
+    assert words[::2] == ["-S"] * (len(words) // 2)
+    shutil.copy("params.yaml", "by_dvc.yaml")
+    apply_overrides("by_dvc.yaml", words[1::2])
+    assert main(arguments(name)) == 0
+    assert load(Path("by_dvc.yaml")) == load(Path("params.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("plain-1.0", "k=plain-1.0"),
+        ("it's, [odd]: a=b", r"k='it\'s, [odd]: a=b'"),
+        ("true", "k='true'"),
+        ("", "k=''"),
+        ([1, "a b"], "k=[1,'a b']"),
+        (True, "k=true"),
+        (0.5, "k=0.5"),
+    ],
+)
+def test_values_survive_dvcs_grammar(tmp_path: Path, value: Any, text: str) -> None:
+    assert override(Change("k", 0, value, known=True)) == text
+    file = tmp_path / "params.yaml"
+    file.write_text("k: 0\n")
+    apply_overrides(file, [text])
+    assert load(file) == {"k": value}
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (["-S", "ppo.kll=1"], "unknown key ppo.kll"),
+        (["-S", "ppo=1"], "ppo"),
+        (["-S", "ppo.clip=2"], "ppo.clip"),
+        (["-S", "ppo.clip.x=2"], "ppo.clip"),
+        (["-S", "seed.x=1"], "seed"),
+        (["-S", "seed"], "expected KEY=VALUE"),
+        (["-S", "ppo..kl=1"], "expected KEY=VALUE"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_written(
+    repository: Path, change: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (repository / "params.yaml").read_bytes()
+    assert main(["preset", "smoke", *change]) == 1
+    assert text in capsys.readouterr().err
+    assert (repository / "params.yaml").read_bytes() == before
+    assert sorted(path.name for path in repository.iterdir()) == ["params.yaml", "presets"]
+
+
+@pytest.mark.parametrize("content", ["ppo:\n  kll: 1\n", "- a\n", "a: [\n", "nothing:\n  x: 1\n"])
+def test_a_wrong_preset_file_is_refused(repository: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (repository / "presets" / "mine.yaml").write_text(content)
+    before = (repository / "params.yaml").read_bytes()
+    assert main(["preset", "mine"]) == 1
+    assert "mine" in capsys.readouterr().err
+    assert (repository / "params.yaml").read_bytes() == before
+
+
+def test_the_hub_base_must_be_pinned_by_the_user(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("qwen3-4b", "qwen3-4b-h200"):
+        assert main(["preset", name]) == 1
+        error = capsys.readouterr().err
+        assert "'revision' (the full 40-digit commit hash)" in error
+        assert "-S KEY=VALUE" in error
+
+
+def test_presets_are_listed_with_a_line_each(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["preset"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == NAMES == names()
+    assert all(len(line.split()) > 4 for line in lines)
+    assert main(["preset", "nope"]) == 1
+    assert "presets: qwen3-4b, " in capsys.readouterr().err
+
+
+def preset(repository: Path, name: str) -> Params:
+    assert main(arguments(name)) == 0
+    return load_params(repository / "params.yaml")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_level_exists_and_demonstrations_can_be_had(repository: Path, name: str) -> None:
+    params = preset(repository, name)
+    for env in ENVS:
+        tasks = getattr(params.tasks, env)
+        assert set(tasks.levels) <= set(env_class(env).levels)
+        assert getattr(params.collect, env).episodes <= 4 * tasks.train
+    assert params.dataset.max_length <= params.rollout.context
+
+
+def test_smoke_has_all_environments_and_few_tasks(repository: Path) -> None:
+    params = preset(repository, "smoke")
+    for env in ENVS:
+        tasks = getattr(params.tasks, env)
+        assert tasks.train + tasks.validation + tasks.test < 40
+        assert getattr(params.collect, env).episodes <= tasks.train
+    assert params.ppo.iterations * params.ppo.episodes <= 64
+
+
+def test_full_size_finite_levels_have_as_many_tasks_as_asked(repository: Path) -> None:
+    params = preset(repository, "qwen3-4b-h200")
+    for env in ("textcraft", "sciworld"):
+        settings = getattr(params.tasks, env)
+        share = len(settings.levels)
+        wanted = {Split.TRAIN: settings.train // share, Split.TEST: settings.test // share}
+        for level in settings.levels:
+            assert len(draw_tasks(env_class(env)(), level, 0, dict(wanted))) == sum(wanted.values())
+
+
+def test_full_size_is_qwen3_4b_by_lora_of_rank_64(repository: Path) -> None:
+    for name in ("qwen3-4b", "qwen3-4b-h200"):
+        params = preset(repository, name)
+        lora = params.sft.lora
+        assert (params.base.repo, params.base.revision) == ("kiwikiw/Affine-0004", REVISION)
+        assert (lora.rank, lora.alpha, len(lora.target_modules)) == (64, 128, 7)
+        assert (params.envs.prompts, params.sft.dtype, params.release.license) == ("full", "bfloat16", "apache-2.0")
