@@ -19,7 +19,7 @@ from pareto_episodes import episode
 from report_inputs import NOISE, ROOT, make_run
 
 from affine.files import FileError, read_records
-from affine.report.command import run
+from affine.cli.report import run
 from affine.report.episodes import BLOCK, pack
 from affine.report.figures import padded, ticks
 from affine.report.gather import ReportError

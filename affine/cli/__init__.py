@@ -17,5 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("affine.cli.report:run", "write the run as one HTML file"),
     "deps": ("affine.deps:main", "compare stages' declared code with what they import"),
     "check": ("affine.cli.check:run", "what validators would say about a release"),
+    "bench": ("affine.cli.bench:run", "measure speed on this machine, beside references"),
+    "readme": ("affine.cli.readme:run", "make the generated parts of the guides anew, or check them"),
 }
 """Name -> ("module:function", what it does in one line)."""

@@ -1,11 +1,10 @@
-"""`python -m affine report`: write the page of the run in this folder."""
+"""`report`: write the run in this folder as one HTML file."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from affine.files import write_text
@@ -14,13 +13,13 @@ from affine.report.gather import gather
 from affine.report.page import render
 
 
-def run(argv: Sequence[str]) -> int:
+def run(arguments: list[str]) -> int:
     """Write the page. Raises ReportError, FileError, GraphError, ParamsError."""
     parser = argparse.ArgumentParser(prog="python -m affine report", description="The run as one HTML file.")
     parser.add_argument(
         "--out", type=Path, default=Path("report.html"), help="where to write it (default: %(default)s)"
     )
-    out: Path = parser.parse_args(argv).out
+    out: Path = parser.parse_args(arguments).out
     root = Path.cwd()
     results = gather(root, load_params(root / "params.yaml").pareto.confidence)
     write_text(out, render(results, commit_of(root)))

@@ -1,0 +1,274 @@
+"""The guides: generated parts are as the code makes them, and what they say about the repository is so."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from pareto_episodes import write_evaluations
+from report_inputs import NOISE, ROOT
+
+from affine.__main__ import main as affine_main
+from affine.cli.readme import run
+from affine.collect.play import play
+from affine.dataset.report import report as dataset_report
+from affine.envs.env import REGISTRY, make
+from affine.files import write_json
+from affine.params import load_params
+from affine.pareto.run import run_pareto
+from affine.readme.parameters import effects, parameters
+from affine.readme.rewrite import FILES, ReadmeError, rewritten
+from affine.readme.sections import NOT_MEASURED, SECTIONS
+from affine.tasks import draw_tasks
+from affine.types import ENVS, Split
+
+GUIDES = {name: (ROOT / name).read_text(encoding="utf-8") for name in FILES}
+
+
+def test_guides_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails: `python -m affine readme`."""
+    monkeypatch.chdir(ROOT)
+    assert run(["--check"]) == 0
+
+
+def test_check_changes_nothing_and_names_what_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*FILES, "params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    guide = tmp_path / "QUICKSTART.md"
+    guide.write_text(GUIDES["QUICKSTART.md"].replace("score 1, solved", "score 2, solved"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    before = guide.read_bytes()
+    with pytest.raises(ReadmeError, match="QUICKSTART"):
+        run(["--check"])
+    assert guide.read_bytes() == before
+    run([])
+    assert "score 1, solved" in guide.read_text(encoding="utf-8")
+    assert run(["--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("<!-- generated: nothing -->\n<!-- end -->\n", "line 1: no section 'nothing'"),
+        ("<!-- generated: policies -->\n", "has no <!-- end -->"),
+        ("x\n<!-- end -->\n", "line 2: <!-- end --> without"),
+        ("<!-- generated: policies -->\n<!-- generated: policies -->\n<!-- end -->\n", "line 2: a section begins"),
+        ("<!-- generated: parameters nowhere -->\n<!-- end -->\n", "no section 'nowhere' in params.yaml"),
+    ],
+)
+def test_wrong_markers_are_named(text: str, error: str) -> None:
+    with pytest.raises(ReadmeError, match=re.escape(error)):
+        rewritten(text, "X.md", ROOT, SECTIONS)
+
+
+def test_text_outside_the_markers_is_kept() -> None:
+    text = "before\n<!-- generated: graph -->\nold\n<!-- end -->\nafter\n"
+    new = rewritten(text, "X.md", ROOT, SECTIONS)
+    assert new.startswith("before\n<!-- generated: graph -->\n\n```mermaid")
+    assert new.endswith("<!-- end -->\nafter\n")
+    assert "old" not in new
+    assert rewritten(new, "X.md", ROOT, SECTIONS) == new
+
+
+# Results ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the metrics of made-up episodes, judged by the real statistics."""
+    root = tmp_path_factory.mktemp("measured")
+    (root / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    write_evaluations(root / "evaluations", tasks=40)
+    run_pareto(load_params(root / "params.yaml"), root)
+    for env in ENVS:
+        write_json(root / f"metrics/collect/{env}.json", {"played": 40, "success": 0.975, "turns_mean": 2.25})
+    write_json(root / "metrics/dataset.json", dataset_report({env: ([], [], {"too_long": 0}) for env in ENVS}))
+    return root
+
+
+def test_without_metrics_the_guides_say_so(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    for name in ("results", "models", "demonstrations"):
+        assert SECTIONS[name](tmp_path, "") == NOT_MEASURED
+    assert "make bench" in SECTIONS["speed"](tmp_path, "")
+
+
+def test_result_table_holds_the_metrics(measured: Path) -> None:
+    """Every cell against metrics/evaluate.json and metrics/pareto.json, which the table isn't made from."""
+    text = SECTIONS["results"](measured, "")
+    rows = {r[1].strip("* "): r for r in (line.split("|") for line in text.splitlines()) if len(r) > 2}
+    evaluate = json.loads((measured / "metrics/evaluate.json").read_text(encoding="utf-8"))
+    pareto = json.loads((measured / "metrics/pareto.json").read_text(encoding="utf-8"))
+    for env in ENVS:
+        means = [f"{evaluate[model]['env'][env]:.2f}" for model in NOISE]
+        assert [cell.split()[0] for cell in rows[env][2:5]] == means
+        shown = [cell.split()[0].strip("*") for cell in rows[env][5:7]]
+        gained = [100 * pareto[pair]["difference"][env] for pair in ("ppo_vs_sft", "ppo_vs_base")]
+        assert shown == [f"{points:+.1f}" for points in gained]
+        assert ("**" in rows[env][6]) == (env in pareto["ppo_vs_base"]["better"].split(", "))
+    overall = [f"{evaluate[m]['overall']:.2f} ({evaluate[m]['low']:.2f} to {evaluate[m]['high']:.2f})" for m in NOISE]
+    assert [cell.strip() for cell in rows["overall"][2:5]] == overall
+    assert "80%" in text
+    assert pareto["ppo_vs_base"]["verdict"] in text
+
+
+def test_demonstrations_table(measured: Path) -> None:
+    text = SECTIONS["demonstrations"](measured, "")
+    assert all(f"| {env} | 40 | 97.5% | 0 | 2.2 | 0 / 0 |" in text for env in ENVS)
+
+
+def test_speed_section_shows_both_benchmarks(tmp_path: Path) -> None:
+    about = {"machine": {"processor": "Some CPU", "cores": 2, "load": 0.1, "python": "3.11.7"}, "commit": "abc"}
+    expert = {"steps_per_s": 80000.0, "http_steps_per_s": 400.0, "ratio": 200.0, "episodes_per_s": 9000.0}
+    env = {"sat": {"expert": expert, "start_s": 0.2}}
+    stock = {"real engine": {"ours": 6000.0, "theirs": 12.5, "ratio": 480.0}}
+    write_json(tmp_path / "benchmarks/results/envs.json", {**about, "envs": env, "references": stock})
+    rate = {"tokens_per_s": 5000.0, "episodes_per_s": 20.0, "episodes": 64, "turns": 7.9}
+    slow = {"tokens_per_s": 1000.0, "episodes_per_s": 4.0, "episodes": 64, "turns": 8.0}
+    ratio = {"tokens_per_s": 5.0, "episodes_per_s": 5.0}
+    result = {**about, "model": "nano", "engine": rate, "generate": slow, "ratio": ratio}
+    write_json(tmp_path / "benchmarks/results/rollout.json", result)
+    text = SECTIONS["speed"](tmp_path, "")
+    assert "| sat | 80,000 | 400 | 200 x | 9,000.0 | 0.2 |" in text
+    assert "| real engine | 6,000 | 12.5 (its own) | 480 x |" in text
+    assert "| ratio | 5.0 x | 5.0 x |" in text
+    assert "64 episodes of 7.9 turns" in text
+
+
+# Parameters ------------------------------------------------------------------------------------------------------
+
+
+def test_every_parameter_is_explained_once_and_shown() -> None:
+    keys = [parameter.key for parameter in parameters(load_params(ROOT / "params.yaml"))]
+    assert sorted(effects()) == sorted(keys)
+    assert len(keys) == len(set(keys))
+    assert all(text[0].isupper() or text[0] in "`GO" for text in effects().values())
+    for key in keys:
+        assert f"| `{key}` |" in GUIDES["TRAINING_GUIDE.md"]
+
+
+def _leaves(data: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _leaves(value, (*path, key))
+    else:
+        yield path, data
+
+
+def test_defaults_in_the_table_are_those_of_params_yaml() -> None:
+    """Read a second way: the YAML itself, flattened."""
+    shown = {p.key: p.default for p in parameters(load_params(ROOT / "params.yaml"))}
+    for path, value in _leaves(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))):
+        key = ".".join("ENV" if part in ENVS else part for part in path)
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        if isinstance(value, bool):
+            text = text.lower()
+        env = next((part for part in path if part in ENVS), "")
+        exception = re.search(rf"{env} ([^,)]+)", shown[key]) if env else None
+        found = exception[1] if exception else shown[key].partition(" (")[0]
+        assert found == text or (not isinstance(value, str | bool | list) and float(found) == float(str(value))), key
+
+
+# What the guides say about the repository ------------------------------------------------------------------------
+
+
+def test_every_path_in_the_tree_exists() -> None:
+    tree = re.search(r"## What is where\n\n```\n(.*?)```", GUIDES["README.md"], re.DOTALL)
+    assert tree
+    lines = tree[1].splitlines()
+    assert len(lines) > 20
+    for line in lines:
+        inner = line.startswith("  ")
+        text = line.strip()
+        names = text.split() if "  " in text and text.endswith("Makefile") else [re.split(r"\s{2,}", text)[0]]
+        for name in names:
+            path = ROOT / ("affine" if inner else "") / name
+            assert path.exists(), line
+            assert path.is_dir() == name.endswith("/"), line
+
+
+def test_tree_names_every_folder_that_git_keeps() -> None:
+    listed = subprocess.run(["git", "ls-files", "*/*"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    folders = {line.partition("/")[0] for line in listed.splitlines()}
+    inner = {line.split("/")[1] for line in listed.splitlines() if re.match(r"affine/\w+/", line)}
+    for name in sorted(folders - {".dvc", ".ci", ".github"}) + sorted(inner):
+        assert re.search(rf"^ *{re.escape(name)}/", GUIDES["README.md"], re.MULTILINE), name
+
+
+def test_links_lead_somewhere() -> None:
+    for name, text in GUIDES.items():
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            file, _, anchor = target.partition("#")
+            if target.startswith("http"):
+                continue
+            page = ROOT / (file or name)
+            assert page.is_file(), (name, target)
+            if anchor:
+                titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+                assert anchor in {title.lower().replace(" ", "-") for title in titles}, (name, target)
+
+
+def _commands() -> list[str]:
+    blocks = [b for text in GUIDES.values() for b in re.findall(r"```\n(.*?)```", text, re.DOTALL)]
+    inline = [c for text in GUIDES.values() for c in re.findall(r"`([^`\n]+)`", text)]
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [c for c in lines + inline if c.startswith(("make ", "python -m affine ", "dvc "))]
+
+
+def test_every_command_in_the_guides_is_one_there_is() -> None:
+    """Targets of the Makefile, commands of the CLI (each answers --help), params that can be set, stages."""
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    keys = {parameter.key for parameter in parameters(load_params(ROOT / "params.yaml"))}
+    seen = set()
+    for command in sorted(set(_commands())):
+        words = shlex.split(command)
+        seen.add(words[0])
+        if words[0] == "make":
+            assert words[1] in targets, command
+        elif words[0] == "python" and words[3] not in ("…", "...", "COMMAND"):
+            with pytest.raises(SystemExit) as stopped:
+                affine_main([words[3], "--help"])
+            assert stopped.value.code == 0, command
+        elif words[:2] in (["dvc", "repro"], ["dvc", "pull"]):
+            assert all(stage in stages for stage in words[2:]), command
+        for key in re.findall(r"-S ([\w.]+)=", command):
+            assert key in keys, command
+    assert seen == {"make", "python", "dvc"}
+
+
+def test_ninth_environment_of_the_guide_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both files exactly as printed, and the one line in the registry."""
+    blocks = re.findall(r"```python\n# affine/envs/(\w+)\.py\n(.*?)```", GUIDES["TRAINING_GUIDE.md"], re.DOTALL)
+    assert [name for name, _ in blocks] == ["guess", "guess_expert"]
+    for name, code in blocks:
+        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    package = sys.modules["affine.envs"]
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    line = '"guess": "affine.envs.guess:Guess",'
+    assert line in GUIDES["TRAINING_GUIDE.md"]
+    monkeypatch.setitem(REGISTRY, "guess", yaml.safe_load("{" + line + "}")["guess"])
+    env = make("guess")
+    for level in env.levels:
+        tasks = draw_tasks(env, level, 0, {Split.TRAIN: 20, Split.TEST: 20})
+        assert not {t.group for t in tasks if t.split == Split.TRAIN} & {
+            t.group for t in tasks if t.split == Split.TEST
+        }
+        for task in tasks:
+            clean, noisy = (play(env, task, random.Random(task.id), noise=noise) for noise in (0.0, 0.3))
+            assert clean.solved
+            assert clean.score == 1.0
+            assert clean == play(env, task, random.Random(task.id))
+            assert noisy.opening == clean.opening
+    for reply in ("", "Action: \x00", "Action: 5\nAction: ", "Action: " + "9" * 5000, "Action: -1", "five \ud800"):
+        assert not env.step(reply).valid
+    for name in [name for name in sys.modules if name.startswith("affine.envs.guess")]:
+        monkeypatch.delitem(sys.modules, name)
