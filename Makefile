@@ -35,7 +35,7 @@ report: $(INSTALLED) ## Write the results and a browser of episodes to report.ht
 deploy: $(INSTALLED) ## Publish the release to the Hub (DRY=1: only say what would be sent)
 	$(RUN) $(BIN)/dvc repro
 ifdef DRY
-	$(RUN) $(BIN)/python stages/deploy.py --dry-run
+	$(RUN) $(BIN)/python -m stages.deploy --dry-run
 else
 	$(RUN) $(BIN)/dvc repro --force --single-item deploy/dvc.yaml:deploy
 endif
