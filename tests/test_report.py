@@ -18,8 +18,8 @@ from dvc.repo import Repo
 from pareto_episodes import episode
 from report_inputs import NOISE, ROOT, make_run
 
-from affine.files import FileError, read_records
 from affine.cli.report import run
+from affine.files import FileError, read_records
 from affine.report.episodes import BLOCK, pack
 from affine.report.figures import padded, ticks
 from affine.report.gather import ReportError
