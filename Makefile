@@ -13,10 +13,10 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 all: $(INSTALLED) ## Install what is locked, then run the whole graph (dvc repro)
-	$(RUN) $(BIN)/dvc repro
+	@$(RUN) $(BIN)/dvc repro
 
 test: $(INSTALLED) ## Run the tests (ARGS="tests/test_sat.py -k name" for some of them)
-	$(RUN) $(BIN)/python -m pytest $(ARGS)
+	@$(RUN) $(BIN)/python -m pytest $(ARGS)
 
 check: $(INSTALLED) ## Lint, check the formatting and the types
 	$(BIN)/ruff check .
@@ -33,11 +33,11 @@ report: $(INSTALLED) ## Write the results and a browser of episodes to report.ht
 	@$(RUN) $(BIN)/python -m affine report $(ARGS)
 
 deploy: $(INSTALLED) ## Publish the release to the Hub (DRY=1: only say what would be sent)
-	$(RUN) $(BIN)/dvc repro
+	@$(RUN) $(BIN)/dvc repro
 ifdef DRY
-	$(RUN) $(BIN)/python -m stages.deploy --dry-run
+	@$(RUN) $(BIN)/python -m stages.deploy --dry-run
 else
-	$(RUN) $(BIN)/dvc repro --force --single-item deploy/dvc.yaml:deploy
+	@$(RUN) $(BIN)/dvc repro --force --single-item deploy/dvc.yaml:deploy
 endif
 
 lock: $(INSTALLED) ## Resolve pyproject.toml anew into the lock files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.table import Table
 from affine.errors import AffineError
 from affine.release.submission import PROFILES, Status, Submission, check_submission, commit_json, deployed_in
 
-COLOURS = {Status.PASS: "green", Status.FAIL: "red", Status.UNKNOWN: "yellow"}
+MARKS = {Status.PASS: "[green]pass[/]", Status.FAIL: "[bold red]FAIL[/]", Status.UNKNOWN: "[yellow]?[/]"}
 
 
 def run(arguments: list[str]) -> int:
@@ -36,12 +37,17 @@ def run(arguments: list[str]) -> int:
         chosen.release, deployed_in(Path.cwd()), chosen.chute_id, chosen.hotkey, tuple(chosen.against)
     )
     lines = check_submission(submission, chosen.profile)
-    table = Table(title=f"{chosen.release} under {chosen.profile}", title_justify="left")
-    for name in ("requirement", "status", "seen, or what to do"):
-        table.add_column(name, overflow="fold")
+    table = Table(show_header=False, box=None, padding=(0, 1, 0, 0))
+    table.add_column("status", no_wrap=True)
+    table.add_column("requirement, and what was seen or what to do", overflow="fold")
     for line in lines:
-        table.add_row(escape(line.name), f"[{COLOURS[line.status]}]{line.status}[/]", escape(line.advice))
+        table.add_row(MARKS[line.status], f"[bold]{escape(line.name)}[/]\n{escape(line.advice)}")
     console = Console()
     console.print(table)
+    counts = Counter(line.status for line in lines)
+    console.print(
+        f"{chosen.profile}: {counts[Status.PASS]} pass, {counts[Status.FAIL]} fail, "
+        f"{counts[Status.UNKNOWN]} cannot be checked here (?)"
+    )
     console.print(f"commit: {commit_json(submission, chosen.profile)}", markup=False, highlight=False, soft_wrap=True)
     return int(any(line.status is Status.FAIL for line in lines))
