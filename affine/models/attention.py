@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -142,3 +142,14 @@ def packed_mask(  # noqa: PLR0917 - transformers' signature
 
 AttentionInterface.register(PACKED_SDPA, packed_sdpa)
 AttentionMaskInterface.register(PACKED_SDPA, packed_mask)
+
+
+SHORT = 256
+"""Up to this many tokens a row, plain products beat SDPA's CPU kernel (its backward pass above all); beyond, their
+square matrices cost more than they save."""
+
+
+def suit_attention(model: PreTrainedModel, length: int) -> None:
+    """On a CPU, take plain attention for short rows and SDPA for long ones; `length` is the batch's longest."""
+    if model.device.type == "cpu":
+        model.set_attn_implementation("eager" if length <= SHORT else "sdpa")

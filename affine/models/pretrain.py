@@ -31,6 +31,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalL
 from affine.collect.collect import Attempts, trajectories
 from affine.envs.env import EnvSettings
 from affine.files import FileError, published, read_records, write_json, write_records
+from affine.models.attention import suit_attention
 from affine.models.chat import Renderer
 from affine.models.memory import keep_freed_memory
 from affine.models.nano import initialise, nano_config, save_checkpoint, train_tokenizer
@@ -179,7 +180,8 @@ class Mixture:
         if self._pool[0] != pool:
             self._pool = (pool, self._draw(pool))
         rows = self._pool[1][k % len(self._pool[1])]
-        longest = max(len(row.ids) for row in rows)
+        # Few different lengths mean few different sizes of memory to find.
+        longest = -(-max(len(row.ids) for row in rows) // 32) * 32
         ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
         weights_BT = torch.zeros(len(rows), longest)
         for i, row in enumerate(rows):
@@ -191,6 +193,7 @@ class Mixture:
 def _loss(model: Qwen3ForCausalLM, ids_BT: torch.Tensor, weights_BT: torch.Tensor) -> torch.Tensor:
     """Weighted mean negative log-likelihood; padding lies right of everything, so causality hides it."""
     chosen = weights_BT[:, 1:] > 0
+    suit_attention(model, ids_BT.shape[1])
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(ids_BT).last_hidden_state[:, :-1][chosen]
         logits = model.lm_head(hidden)
@@ -249,8 +252,6 @@ def pretrain(params: Params, root: Path, out: Path, *, console: Console | None =
         _render(corpus, renderer, settings.prompt_weight), _words(corpus), renderer, settings, params.seed
     )
     model = initialise(nano_config(len(tokenizer)), params.seed)
-    # On these short rows the CPU kernel behind SDPA takes longer, backwards above all, than plain products do.
-    model.set_attn_implementation("eager")
     optimizers = _Optimizers(model, settings)
     step, curve = _resume(work, model, optimizers)
     total = settings.drills + settings.steps

@@ -34,7 +34,7 @@ from affine.envs import env as env_module
 from affine.envs.env import EnvSettings
 from affine.errors import AffineError
 from affine.files import published, read_json, write_json
-from affine.models.attention import Attention, choose_dtype
+from affine.models.attention import PACKED_SDPA, choose_dtype, suit_attention
 from affine.models.chat import Renderer
 from affine.models.lora import base_digest, base_files, load_adapter, load_base, save_adapter, trainable_parameters
 from affine.models.memory import keep_freed_memory
@@ -107,6 +107,8 @@ class Policy:
     def __init__(self, model: PeftModel, temperature: float, dtype: torch.dtype = torch.float32) -> None:
         self.model = model
         self._dtype = dtype
+        # What `auto` and `sdpa` come to; FlashAttention and eager stay as asked for.
+        self._suit = model.config._attn_implementation == PACKED_SDPA
         self.value_head = ValueHead(model.config.hidden_size).to(model.device)
         self._temperature = temperature
 
@@ -118,6 +120,8 @@ class Policy:
         if self.model.active_adapter != adapter:
             self.model.set_adapter(adapter)
         causal = self.model.get_base_model()
+        if self._suit:
+            suit_attention(causal, ids_BT.shape[1])
         chosen_BT = action_BT[:, 1:].bool()
         with torch.autocast(ids_BT.device.type, self._dtype, enabled=self._dtype != torch.float32):
             hidden_BTE = causal.model(input_ids=ids_BT, use_cache=False).last_hidden_state
@@ -351,7 +355,7 @@ class Trainer:
         torch.manual_seed(params.seed)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = choose_dtype(self.settings.dtype, device)
-        model = load_base(base, attention=_attention(params, device), dtype=dtype, device=device)
+        model = load_base(base, attention=params.sft.attention, dtype=dtype, device=device)
         peft = load_adapter(model, sft, self.digest, trainable=True)
         peft.load_adapter(sft, adapter_name="reference", is_trainable=False)
         self.policy = Policy(peft, self.settings.temperature, dtype)
@@ -443,13 +447,6 @@ class Trainer:
         clock["rollout"] += played - started
         clock["update"] += time.perf_counter() - played
         return metrics
-
-
-def _attention(params: Params, device: torch.device) -> Attention:
-    """What `sft.attention` says; for auto on a CPU plain products, which beat its SDPA kernel (its backward
-    pass above all) on rows of a few hundred tokens."""
-    plain = params.sft.attention == "auto" and device.type == "cpu"
-    return "eager" if plain else params.sft.attention
 
 
 def train_ppo(params: Params, root: Path, *, console: Console | None = None) -> None:
