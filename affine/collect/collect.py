@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,23 +24,28 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from affine.collect.play import play
-from affine.envs.env import Env, EnvSettings, Style, make, task_rng
+from affine.envs.env import EnvError, EnvSettings, Style, make, task_rng
 from affine.errors import AffineError
 from affine.files import published, write_json, write_records
 from affine.params import CollectParams, Params
+from affine.processes import end_with_parent
 from affine.tasks import load_tasks
 from affine.types import Split, Task, Trajectory, to_json
 
 PASSES = 4
 """How often the training tasks may be gone through, each time with other noise, before giving up."""
 
+BATCH = 8
+"""Attempts that a process is given at once."""
+
 
 class CollectError(AffineError):
     """Too few demonstrations; names the environment and what to change."""
 
 
-class OutOfTime(Exception):  # noqa: N818 - an outcome of one task, counted and not an error of the stage
-    """A task took longer than the limit."""
+class OutOfTime(BaseException):
+    """A task took longer than the limit: an outcome, counted and not an error of the stage. No Exception, so
+    that no engine's client takes it for a fault of its own and tries again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +72,6 @@ class Attempts:
     single_turns: bool = False
 
 
-_env: Env
-_how: Attempts
-
-
-def _start(how: Attempts) -> None:
-    global _env, _how  # noqa: PLW0603 - the state of a worker process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
-    _how = how
-    _env = make(how.env, how.settings)
-
-
 @contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
     def ring(signum: int, frame: FrameType | None) -> None:
@@ -91,16 +86,43 @@ def _deadline(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
-def _attempt(attempt: Attempt) -> Trajectory | None:
-    task = attempt.task
-    rng = task_rng(task.env, task.level, task.id, _how.seed, f"collect/{attempt.sample}")
-    can_recover = _how.single_turns or _env.levels[task.level].turn_limit > 1
-    noisy = can_recover and rng.random() < _how.recovery
+class _Player:
+    """Plays attempts in a worker process."""
+
+    def __init__(self, how: Attempts) -> None:
+        self._how = how
+        self._env = make(how.env, how.settings)
+
+    def play(self, attempt: Attempt) -> Trajectory | None:
+        """None for a task that ran out of time. Raises EnvError naming the task."""
+        task, how = attempt.task, self._how
+        rng = task_rng(task.env, task.level, task.id, how.seed, f"collect/{attempt.sample}")
+        can_recover = how.single_turns or self._env.levels[task.level].turn_limit > 1
+        noisy = can_recover and rng.random() < how.recovery
+        try:
+            with _deadline(how.time_limit):
+                return play(self._env, task, rng, style=how.style, noise=how.noise if noisy else 0.0)
+        except OutOfTime:
+            # The engine was interrupted somewhere: what state it is in is anybody's guess.
+            self._env.close()
+            self._env = make(how.env, how.settings)
+            return None
+        except EnvError as error:
+            raise EnvError(f"{task.env}, level {task.level}, task {task.id}: {error}") from error
+
+
+def _serve(connection: Connection, how: Attempts, parent: int) -> None:
+    """A worker's life: lists of attempts in, lists of trajectories (or an error's text) out."""
+    end_with_parent(parent)
     try:
-        with _deadline(_how.time_limit):
-            return play(_env, task, rng, style=_how.style, noise=_how.noise if noisy else 0.0)
-    except OutOfTime:
-        return None
+        player = _Player(how)
+        while True:
+            attempts: list[Attempt] = connection.recv()
+            connection.send([player.play(attempt) for attempt in attempts])
+    except AffineError as error:
+        connection.send(str(error))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent has enough
 
 
 def attempts_of(params: Params, name: str) -> Attempts:
@@ -113,11 +135,56 @@ def attempts_of(params: Params, name: str) -> Attempts:
 def trajectories(
     how: Attempts, tasks: list[Task], passes: int, processes: int | None = None
 ) -> Iterator[Trajectory | None]:
-    """Play `tasks` `passes` times in order; None stands for a task that ran out of time."""
+    """Play `tasks` `passes` times with so many processes (as many as there are cores); results in order, None
+    for a task that ran out of time. Closing the iterator ends the processes.
+
+    Raises EnvError where the environment cannot go on and CollectError where a process died.
+    """
     queue = [Attempt(task, sample) for sample, task in itertools.product(range(passes), tasks)]
+    waiting = [queue[k : k + BATCH] for k in range(0, len(queue), BATCH)][::-1]
+    total = len(waiting)
     context = multiprocessing.get_context("spawn")
-    with context.Pool(os.cpu_count() or 1, _start, (how,)) as pool:
-        yield from pool.imap(_attempt, queue, chunksize=8)
+    workers: dict[Connection, Any] = {}
+    playing: dict[Connection, int] = {}
+    done: dict[int, list[Trajectory | None]] = {}
+    try:
+        for _ in range(min(processes or os.cpu_count() or 1, total)):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, how, os.getpid()), daemon=True)
+            process.start()
+            theirs.close()
+            workers[ours] = process
+        for number in range(total):
+            while number not in done:
+                for idle in [ours for ours in workers if ours not in playing][: len(waiting)]:
+                    playing[idle] = total - len(waiting)
+                    _send(idle, waiting.pop(), how.env)
+                ready = wait(list(playing))
+                for connection in [ours for ours in playing if ours in ready]:
+                    done[playing.pop(connection)] = _receive(connection, how.env)
+            yield from done.pop(number)
+    finally:
+        for ours, process in workers.items():
+            ours.close()
+            process.kill()
+            process.join()
+
+
+def _send(connection: Connection, attempts: list[Attempt], env: str) -> None:
+    try:
+        connection.send(attempts)
+    except (BrokenPipeError, ConnectionResetError):
+        _receive(connection, env)  # what it said before it ended, or that it said nothing
+
+
+def _receive(connection: Connection, env: str) -> list[Trajectory | None]:
+    try:
+        answer: list[Trajectory | None] | str = connection.recv()
+    except (EOFError, ConnectionResetError):
+        raise CollectError(f"{env}: an expert's process died; if memory ran out, free some and run again") from None
+    if isinstance(answer, str):
+        raise EnvError(answer)
+    return answer
 
 
 def collect(params: Params, name: str, root: Path, *, console: Console | None = None) -> None:

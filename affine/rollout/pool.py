@@ -7,11 +7,8 @@ do not depend on which worker is faster. A worker ends when its parent does, how
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -20,12 +17,11 @@ from typing import Any
 
 from affine.envs.env import EnvError, EnvSettings
 from affine.errors import AffineError
+from affine.processes import end_with_parent
 from affine.rollout.episodes import EnvPool, Limits, Ticket, play_episodes
 from affine.rollout.sampling import Sampling
 from affine.rollout.weights import NO_ADAPTER, AdapterWeights
 from affine.types import Trajectory
-
-_PR_SET_PDEATHSIG = 1
 
 
 class RolloutError(AffineError):
@@ -132,11 +128,7 @@ class RolloutPool:
 
 def _serve(connection: Connection, players: Players, parent: int) -> None:
     """A worker's life: orders in, trajectories out, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to end
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above
-            return
+    end_with_parent(parent)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
