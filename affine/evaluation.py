@@ -41,10 +41,11 @@ def evaluate(params: Params, model: str, root: Path, *, console: Console | None 
     if model not in MODELS:
         raise EvaluateError(f"no model {model!r} to evaluate (models: {', '.join(MODELS)})")
     base = root / "models" / "base"
+    digest = base_digest(base)
     weights = NO_ADAPTER
     if model != "base":
         folder = root / "models" / model
-        check_adapter(folder, base_digest(base))
+        check_adapter(folder, digest)
         weights = read_adapter(folder)
     tasks = {env: load_tasks(root, env, Split.TEST) for env in ENVS}
     evaluators = {env: components(params, env, tasks[env]) for env in ENVS}

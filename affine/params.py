@@ -42,6 +42,12 @@ class TaskSet(Section):
     validation: int = Field(ge=0)
     test: int = Field(gt=0)
 
+    @model_validator(mode="after")
+    def _levels(self) -> TaskSet:
+        if len(set(self.levels)) < len(self.levels):
+            raise ValueError("levels names a level twice")
+        return self
+
 
 class TasksParams(Section):
     """Stage `tasks`. `seed` makes the world of tasks; the top-level seed does not touch it."""
@@ -294,7 +300,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; run from the repository's root") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ParamsError(f"{path}: expected a mapping of sections")
@@ -312,4 +318,6 @@ def _explain(item: dict[str, Any]) -> str:
     if item["type"] == "missing":
         return f"missing key {key}"
     got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
-    return f"{key}: {item['msg']}{got}"
+    # YAML 1.1 takes 1e-3 for text.
+    hint = " (a number with an exponent needs a dot: 1.0e-3)" if item["type"] == "float_type" else ""
+    return f"{key}: {item['msg']}{got}{hint}"

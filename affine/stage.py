@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,14 @@ from affine.errors import AffineError
 
 
 def main(run: Callable[..., None], *arguments: str) -> None:
-    """Call `run(*arguments)`; exit 1 with a short message on an AffineError or a failing disk, 130 when
-    interrupted. Anything else is a defect of ours and keeps its traceback."""
+    """Call `run(*arguments)`; exit 1 with a short message on an AffineError, a failing disk or arguments that
+    do not fit, 130 when interrupted. Anything else is a defect of ours and keeps its traceback."""
     name = Path(sys.argv[0]).stem
+    try:
+        inspect.signature(run).bind(*arguments)
+    except TypeError as error:
+        wanted = " ".join(inspect.signature(run).parameters).upper()
+        sys.exit(f"{name}: {error}; usage: {name} {wanted}")
     try:
         run(*arguments)
     except AffineError as error:

@@ -33,8 +33,11 @@ def split_of_group(group: str) -> Split:
 def draw_tasks(env: Env, level: int, seed: int, wanted: dict[Split, int]) -> list[Task]:
     """The first `wanted[split]` tasks of each split at one level, in the order of their ids.
 
-    Raises EnvError where the level has fewer distinct tasks.
+    Raises EnvError where there is no such level or it has fewer distinct tasks.
     """
+    if level not in env.levels:
+        known = ", ".join(str(one) for one in sorted(env.levels))
+        raise EnvError(f"{env.name}: no level {level} (levels: {known}); see tasks.{env.name}.levels")
     tasks: list[Task] = []
     missing = dict(wanted)
     seen: set[str] = set()
@@ -63,8 +66,8 @@ def draw_tasks(env: Env, level: int, seed: int, wanted: dict[Split, int]) -> lis
 def make_tasks(params: Params, name: str, root: Path) -> None:
     """Stage `tasks` for one environment: `data/tasks/<name>/{train,validation,test}.jsonl` and a summary
     in `metrics/tasks/<name>.json`. Quotas are shared evenly between the levels, the first taking the rest."""
-    settings: TaskSet = getattr(params.tasks, name)
     env = make(name, EnvSettings(params.envs.mode, params.envs.prompts))
+    settings: TaskSet = getattr(params.tasks, name)
     try:
         tasks = [
             task

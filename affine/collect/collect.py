@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from affine.collect.play import play
-from affine.envs.env import EnvError, EnvSettings, Style, make, task_rng
+from affine.envs.env import EnvError, EnvSettings, Style, env_class, make, task_rng
 from affine.errors import AffineError
 from affine.files import published, write_json, write_records
 from affine.params import CollectParams, Params
@@ -190,8 +190,10 @@ def _receive(connection: Connection, env: str) -> list[Trajectory | None]:
 def collect(params: Params, name: str, root: Path, *, console: Console | None = None) -> None:
     """Write `data/trajectories/<name>/{solved,failed}.jsonl` and `metrics/collect/<name>.json`.
 
-    Raises CollectError where the tasks do not yield enough demonstrations.
+    Raises CollectError where the tasks do not yield enough demonstrations, EnvError for an unknown name or an
+    engine that fails, FileError where there are no tasks.
     """
+    env_class(name)  # an unknown name is refused here
     wanted: int = getattr(params.collect, name).episodes
     tasks = load_tasks(root, name, Split.TRAIN)
     solved: list[Trajectory] = []
