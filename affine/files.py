@@ -71,7 +71,7 @@ def read_records(path: Path, parse: Callable[[Mapping[str, Any]], Record]) -> It
     Raises FileError naming the file and the line where something else stands there.
     """
     try:
-        file = path.open(encoding="utf-8")
+        file = path.open("rb")
     except FileNotFoundError:
         raise FileError(f"{path}: no such file; run the stage that makes it (`dvc repro`)") from None
     with file:
@@ -79,4 +79,5 @@ def read_records(path: Path, parse: Callable[[Mapping[str, Any]], Record]) -> It
             try:
                 yield parse(json.loads(line))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise FileError(f"{path}, line {number}: not a record: {error}; run `dvc repro` again") from None
+                reason = f"no field {error}" if isinstance(error, KeyError) else error
+                raise FileError(f"{path}, line {number}: not a record: {reason}; run `dvc repro` again") from None
