@@ -38,6 +38,7 @@ from affine.models.nano import initialise, nano_config, save_checkpoint, train_t
 from affine.models.skills import exercise, retrieval_drill
 from affine.params import Params, PretrainParams
 from affine.tasks import load_tasks
+from affine.training.work import work_root
 from affine.types import ENVS, Message, Split, Trajectory, trajectory_from_json
 
 NOISE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -239,11 +240,11 @@ class _Optimizers:
 def pretrain(params: Params, root: Path, out: Path, *, console: Console | None = None) -> None:
     """Make the checkpoint in `out` (weights, tokenizer, `pretrain.json` with settings, data and loss curve).
 
-    Work in progress lies in `work/pretrain-<key>`, keyed by settings, tasks and seed; deleted when done.
+    Work in progress lies in `pretrain-<key>` of the work folder, keyed by settings, tasks and seed; deleted when done.
     """
     keep_freed_memory()
     settings = params.base.pretrain
-    work = root / "work" / f"pretrain-{_key(params, root)}"
+    work = work_root(root) / f"pretrain-{_key(params, root)}"
     work.mkdir(parents=True, exist_ok=True)
     corpus = build_corpus(params, root, work / "corpus")
     tokenizer = _tokenizer(corpus, params.seed, work)
