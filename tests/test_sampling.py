@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import accumulate
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -53,19 +54,17 @@ def test_a_wrong_distribution_would_be_noticed() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(-8, 8), min_size=2, max_size=20, unique=True), st.floats(0.05, 0.99))
-def test_top_p_keeps_the_smallest_set(logits: list[float], top_p: float) -> None:
+@given(st.lists(st.integers(-30, 30), min_size=2, max_size=20, unique=True), st.floats(0.05, 0.99))
+def test_top_p_keeps_the_smallest_set(quarters: list[int], top_p: float) -> None:
+    logits = [q / 4 for q in quarters]
+    ranked = sorted(softmax(logits, 1.0), reverse=True)
+    assume(all(abs(mass - top_p) > 1e-4 for mass in accumulate(ranked)))  # on an edge rounding may decide
     expected = nucleus(softmax(logits, 1.0), top_p)
-    streams = [random.Random(k) for k in range(300)]
-    tokens, logprobs = draw(torch.tensor([logits] * 300), streams, Sampling(1.0, top_p))
+    streams = [random.Random(k) for k in range(200)]
+    tokens, logprobs = draw(torch.tensor([logits] * 200), streams, Sampling(1.0, top_p))
     for token, logprob in zip(tokens, logprobs, strict=True):
-        # At the boundary rounding may decide either way; a token inside has the renormalised probability.
-        assert expected[token] > 0 or sum(p for p in expected if p) == pytest.approx(1.0)
-        assert math.isfinite(logprob)
-    kept = {k for k, p in enumerate(expected) if p > 0}
-    mass_before_last = sum(sorted(softmax(logits, 1.0), reverse=True)[: len(kept)])
-    if abs(mass_before_last - top_p) > 1e-4:
-        assert set(tokens) <= kept
+        assert expected[token] > 0
+        assert logprob == pytest.approx(math.log(expected[token]), abs=1e-4)
 
 
 def test_greedy_takes_the_most_probable_and_uses_no_randomness() -> None:
