@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from affine.errors import AffineError
 from affine.types import ENVS
@@ -297,10 +298,11 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and check the parameters. Raises ParamsError naming the file, the key and what was expected."""
     path = Path(path)
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # YAML 1.2, in which 1e-05 is a number: DVC's `-S` writes small numbers so, and YAML 1.1 reads text.
+        data: Any = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; run from the repository's root") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ParamsError(f"{path}: expected a mapping of sections")
@@ -318,6 +320,4 @@ def _explain(item: dict[str, Any]) -> str:
     if item["type"] == "missing":
         return f"missing key {key}"
     got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
-    # YAML 1.1 takes 1e-3 for text.
-    hint = " (a number with an exponent needs a dot: 1.0e-3)" if item["type"] == "float_type" else ""
-    return f"{key}: {item['msg']}{got}{hint}"
+    return f"{key}: {item['msg']}{got}"

@@ -97,8 +97,8 @@ def test_imports_inside_functions_count() -> None:
     ],
 )
 def test_what_a_change_of_code_reruns(stages: dict[str, object], path: str, expected: set[str]) -> None:
-    whole = {name for pattern in expected for name in stages if name == pattern or name.startswith(pattern.rstrip("*"))
-             and pattern.endswith("*")}  # fmt: skip
+    whole = {name for pattern in expected for name in stages if name == pattern or (name.startswith(pattern.rstrip("*"))
+             and pattern.endswith("*"))}  # fmt: skip
     assert reruns(stages, path) == whole
 
 

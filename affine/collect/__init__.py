@@ -1,0 +1,1 @@
+"""Experts play, and what they solve becomes demonstrations."""

@@ -1,0 +1,1 @@
+"""The eight environments and their experts."""

@@ -1,0 +1,1 @@
+"""Checkpoints, adapters, rendering, and the nano model."""

@@ -34,6 +34,7 @@ from affine.files import FileError, published, read_records, write_json, write_r
 from affine.models.attention import suit_attention
 from affine.models.chat import Renderer
 from affine.models.memory import keep_freed_memory
+from affine.models.quiet import quiet_transformers
 from affine.models.nano import initialise, nano_config, save_checkpoint, train_tokenizer
 from affine.models.skills import exercise, retrieval_drill
 from affine.params import Params, PretrainParams
@@ -243,6 +244,7 @@ def pretrain(params: Params, root: Path, out: Path, *, console: Console | None =
     Work in progress lies in `pretrain-<key>` of the work folder, keyed by settings, tasks and seed; deleted when done.
     """
     keep_freed_memory()
+    quiet_transformers()
     settings = params.base.pretrain
     work = work_root(root) / f"pretrain-{_key(params, root)}"
     work.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Statistics: intervals, the validators' rules, paired evidence."""

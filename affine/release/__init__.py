@@ -1,0 +1,1 @@
+"""Merge, check, describe, publish."""

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from affine.models.chat import Renderer
+from affine.models.quiet import quiet_transformers
 from affine.models.checkpoint import check_checkpoint, sha256, shard_files, stored_tensors
 from affine.types import Message
 
@@ -99,6 +100,7 @@ def _chat_template(release: Path) -> Check:
 
 
 def _load(folder: Path) -> PreTrainedModel:
+    quiet_transformers()
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", local_files_only=True, trust_remote_code=False
     )

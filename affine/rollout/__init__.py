@@ -1,0 +1,1 @@
+"""The episode loop and the generation engine, for PPO and evaluation alike."""

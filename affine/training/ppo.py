@@ -38,6 +38,7 @@ from affine.models.attention import PACKED_SDPA, choose_dtype, suit_attention
 from affine.models.chat import Renderer
 from affine.models.lora import base_digest, base_files, load_adapter, load_base, save_adapter, trainable_parameters
 from affine.models.memory import keep_freed_memory
+from affine.models.quiet import quiet_transformers
 from affine.params import Params, PpoParams
 from affine.rollout.episodes import Limits, Ticket
 from affine.rollout.pool import Players, RolloutPool
@@ -305,11 +306,14 @@ def draw_tickets(tasks: dict[str, list[Task]], params: Params, iteration: int) -
     spare = params.ppo.episodes - sum(counts.values())
     for env in sorted(shares, key=lambda e: counts[e] - shares[e])[:spare]:
         counts[env] += 1
-    tickets = [
-        Ticket(task, iteration, params.seed)
-        for env, count in counts.items()
-        for task in (rng.sample(tasks[env], count) if count <= len(tasks[env]) else rng.choices(tasks[env], k=count))
-    ]
+    tickets: list[Ticket] = []
+    for env, count in counts.items():
+        rounds, rest = divmod(count, len(tasks[env]))
+        drawn = [tasks[env]] * rounds + [rng.sample(tasks[env], rest)]
+        # A task that comes again in one iteration is played from another random stream.
+        tickets += [
+            Ticket(task, iteration * (rounds + 1) + k, params.seed) for k, part in enumerate(drawn) for task in part
+        ]
     rng.shuffle(tickets)
     return tickets
 
@@ -463,6 +467,7 @@ def train_ppo(params: Params, root: Path, *, console: Console | None = None) -> 
         (root / "metrics" / "curves" / "ppo").mkdir(parents=True)
         return
     keep_freed_memory()
+    quiet_transformers()
     trainer = Trainer(params, root)
     tasks = {env: load_tasks(root, env, Split.TRAIN) for env in ENVS if getattr(params.ppo.weights, env) > 0}
     players = Players(

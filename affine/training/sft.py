@@ -26,7 +26,6 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.utils import logging as transformers_logging
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from affine.dataset.sequences import Dataset, load_dataset, load_tokenizer, tokenizer_digest
@@ -35,6 +34,7 @@ from affine.files import published, write_json
 from affine.models.attention import choose_dtype
 from affine.models.lora import add_adapter, base_digest, base_files, load_base, save_adapter, trainable_parameters
 from affine.models.memory import keep_freed_memory
+from affine.models.quiet import quiet_transformers
 from affine.params import Params
 from affine.training.live import Curves
 from affine.training.packs import IGNORED, Packs, by_env, epochs
@@ -204,8 +204,7 @@ def train_sft(params: Params, root: Path) -> None:
     """
     started = time.monotonic()
     keep_freed_memory()
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
+    quiet_transformers()
     base = root / "models" / "base"
     dataset = load_dataset(root / "data" / "dataset")
     if dataset.tokenizer != tokenizer_digest(load_tokenizer(base)):

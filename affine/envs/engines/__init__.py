@@ -1,0 +1,1 @@
+"""What decides the environments' scores: one folder of helper modules per engine."""

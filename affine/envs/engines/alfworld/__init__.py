@@ -1,0 +1,1 @@
+"""Household games: generator, PDDL and the native engine."""

@@ -1,0 +1,1 @@
+"""MiniGrid in words, and the bot."""

@@ -1,0 +1,1 @@
+"""Generated programs and the sandbox that runs them (ABD, DED)."""

@@ -1,0 +1,1 @@
+"""The ScienceWorld engine and its texts."""
