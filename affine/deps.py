@@ -3,7 +3,7 @@
 DVC has nothing built in for this, and an undeclared module means stale results without a word. The import
 closure of a stage's script is read from the sources (nothing is run). Environments are imported by name
 (`affine.envs.env.REGISTRY`), which no parser sees: a stage of one environment (`stages/tasks.py sat`) gets that
-environment's modules, and stages that play all of them (`ALL_ENVS`) get all.
+environment's modules, and stages that play all of them (`PLAYS_ALL`) get all.
 
     python -m affine deps --check     compare; exit 1 and list the differences
     python -m affine deps --write     rewrite the code dependencies in dvc.yaml, comments kept
