@@ -225,7 +225,7 @@ def write(root: Path) -> list[str]:
                     stage["deps"].pop()
                 stage["deps"].extend(wanted)
                 changed.append(f"{path.relative_to(root)}: {name}")
-        if changed:
+        if any(line.startswith(f"{path.relative_to(root)}: ") for line in changed):
             with path.open("w", encoding="utf-8") as file:
                 yaml.dump(document, file)
     return changed

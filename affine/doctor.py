@@ -269,8 +269,9 @@ def hugging_face() -> Finding:
     if os.environ.get("HF_TOKEN"):
         return Finding("hugging face", Status.OK, "HF_TOKEN is set")
     if Path(HF_TOKEN_PATH).is_file():
-        return Finding("hugging face", Status.OK, "logged in (hf auth login)")
-    remedy = "only for publishing and gated bases: hf auth login, or HF_TOKEN as in .env.example"
+        remedy = "only for publishing and gated bases: export HF_TOKEN as in .env.example"
+        return Finding("hugging face", Status.NOTE, "a saved login, which is not used", remedy)
+    remedy = "only for publishing and gated bases: export HF_TOKEN as in .env.example"
     return Finding("hugging face", Status.NOTE, "no token", remedy)
 
 

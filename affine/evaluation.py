@@ -17,6 +17,7 @@ from affine.envs.env import EnvSettings
 from affine.errors import AffineError
 from affine.files import published, write_json, write_records
 from affine.fingerprint import components, fingerprint
+from affine.models.checkpoint import check_checkpoint
 from affine.models.lora import base_digest, check_adapter
 from affine.params import Params
 from affine.rollout.episodes import Limits, Ticket
@@ -42,6 +43,7 @@ def evaluate(params: Params, model: str, root: Path, *, console: Console | None 
         raise EvaluateError(f"no model {model!r} to evaluate (models: {', '.join(MODELS)})")
     base = root / "models" / "base"
     digest = base_digest(base)
+    check_checkpoint(base)
     weights = NO_ADAPTER
     if model != "base":
         folder = root / "models" / model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import sys
 from collections.abc import Callable
@@ -27,7 +28,8 @@ def main(run: Callable[..., None], *arguments: str) -> None:
         if error.filename is None and error.errno is None:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        sys.exit(f"{name}: {error.strerror}{where}; nothing that looks finished was left behind")
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        sys.exit(f"{name}: {error.strerror}{where}" + ("; free some space and run it again" if full else ""))
     except KeyboardInterrupt:
         print(f"{name}: interrupted; run it again to go on", file=sys.stderr)
         sys.exit(130)

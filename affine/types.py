@@ -1,7 +1,7 @@
 """The project's nouns: frozen, JSON-able, and the only vocabulary the stages share.
 
 Every record that a stage writes is one of these, one JSON object a line. `to_json` and
-`from_json` are exact inverses; keys are sorted so that equal records are equal bytes.
+the `*_from_json` functions are exact inverses; keys are sorted so that equal records are equal bytes.
 """
 
 from __future__ import annotations

@@ -143,7 +143,8 @@ def test_no_tokens_are_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     assert doctor.hugging_face().status is doctor.s3().status is Status.NOTE
     (tmp_path / "token").write_text("hf_verysecret")
-    assert doctor.hugging_face() == Finding("hugging face", Status.OK, "logged in (hf auth login)")
+    assert doctor.hugging_face().status is Status.NOTE
+    assert doctor.hugging_face().found == "a saved login, which is not used"
 
 
 def test_an_old_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def raising(error: BaseException) -> object:
         (AffineError("sat: too few; lower x"), "collect: sat: too few; lower x"),
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/x"),
-            "collect: No space left on device (data/x); nothing that looks finished was left behind",
+            "collect: No space left on device (data/x); free some space and run it again",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "out"), "collect: Permission denied (out); nothing"),
         (KeyboardInterrupt(), 130),

@@ -72,6 +72,11 @@ class Attempts:
     single_turns: bool = False
 
 
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
     def ring(signum: int, frame: FrameType | None) -> None:
@@ -148,7 +153,7 @@ def trajectories(
     playing: dict[Connection, int] = {}
     done: dict[int, list[Trajectory | None]] = {}
     try:
-        for _ in range(min(processes or os.cpu_count() or 1, total)):
+        for _ in range(min(processes or _cores(), total)):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, how, os.getpid()), daemon=True)
             process.start()

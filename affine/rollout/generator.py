@@ -1,8 +1,8 @@
 """The generation engine: many growing token sequences, one KV cache, nothing encoded twice.
 
-Every episode owns a slot. `extend` prefills only the tokens that are new to a slot (an opening, an
-observation) and `decode` appends one token to each of several slots; both return next-token logits. Slots
-have their own lengths, so episodes of different environments and ages share each forward pass.
+Every episode owns a slot. `extend` appends to each of several slots the tokens that are new to it (an opening,
+an observation, one sampled token) and returns next-token logits. Slots have their own lengths, so episodes of
+different environments and ages share each forward pass.
 
 Axis legend: N slots in the pass, L new tokens, C cached positions, H key-value heads, D head width, V vocabulary.
 """

@@ -6,13 +6,16 @@ unfolded forward only by rounding, which a test bounds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+
+from affine.files import read_json
+from affine.models.checkpoint import CheckpointError
 
 _PREFIX = "base_model.model."
 
@@ -40,9 +43,15 @@ def adapter_weights(state: Mapping[str, torch.Tensor], scale: float) -> AdapterW
 
 
 def read_adapter(folder: Path) -> AdapterWeights:
-    """From a saved adapter's folder."""
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return adapter_weights(load_file(folder / "adapter_model.safetensors"), config["lora_alpha"] / config["r"])
+    """From a saved adapter's folder. Raises CheckpointError where its weights are cut or corrupt."""
+    config = read_json(folder / "adapter_config.json")
+    try:
+        state = load_file(folder / "adapter_model.safetensors")
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{folder / 'adapter_model.safetensors'}: cut or corrupt ({error}); make it again"
+        ) from None
+    return adapter_weights(state, config["lora_alpha"] / config["r"])
 
 
 class Folded:

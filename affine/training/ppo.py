@@ -36,6 +36,7 @@ from affine.errors import AffineError
 from affine.files import published, read_json, write_json
 from affine.models.attention import PACKED_SDPA, choose_dtype, suit_attention
 from affine.models.chat import Renderer
+from affine.models.checkpoint import check_checkpoint
 from affine.models.lora import base_digest, base_files, load_adapter, load_base, save_adapter, trainable_parameters
 from affine.models.memory import keep_freed_memory
 from affine.models.quiet import quiet_transformers
@@ -49,6 +50,15 @@ from affine.training.gae import advantages, by_turn, to_tokens
 from affine.training.live import Curves
 from affine.training.work import work_folder
 from affine.types import ENVS, Split, Task, Trajectory
+
+ENV_ORDER = {env: k for k, env in enumerate(ENVS)}
+
+PARTS = 4
+"""A minibatch is computed in at least so many parts of similar length: less padding, less memory."""
+
+MIN_DEVIATION = 0.1
+"""Advantages are divided by no less: where an environment is all but solved (or all but hopeless), what varies
+is mostly the value head's error, and blowing that up to unit variance trains on noise."""
 
 
 class PpoError(AffineError):
@@ -149,24 +159,32 @@ def pad(samples: list[Sample], device: torch.device) -> tuple[torch.Tensor, torc
     return ids_BT.to(device), action_BT.to(device)
 
 
-def minibatches(samples: list[Sample], tokens: int, rng: random.Random | None = None) -> list[list[Sample]]:
-    """Groups of similar length with at most `tokens` padded tokens each; shuffled by `rng`."""
+def microbatches(samples: list[Sample], tokens: int) -> list[list[Sample]]:
+    """Groups of similar length with at most `tokens` padded tokens each, shortest first."""
     batches: list[list[Sample]] = []
     for sample in sorted(samples, key=lambda s: len(s.ids)):
         if batches and (len(batches[-1]) + 1) * len(sample.ids) <= tokens:
             batches[-1].append(sample)
         else:
             batches.append([sample])
-    if rng:
-        rng.shuffle(batches)
     return batches
+
+
+def minibatches(samples: list[Sample], tokens: int, rng: random.Random) -> list[list[Sample]]:
+    """Random parts of about `tokens` tokens, each with its share of every environment.
+
+    A step that sees one environment alone (as batches cut by length do) pulls the policy away from the others.
+    """
+    count = -(-sum(len(sample.ids) for sample in samples) // tokens)
+    order = sorted(rng.sample(samples, len(samples)), key=lambda s: ENV_ORDER.get(s.env, len(ENVS)))
+    return [part for k in range(count) if (part := order[k::count])]
 
 
 def annotate(policy: Policy, samples: list[Sample], tokens: int) -> None:
     """Fill in old and reference log-probabilities and values, without gradients."""
     with torch.no_grad():
         for adapter in ("reference", "default"):
-            for batch in minibatches(samples, tokens):
+            for batch in microbatches(samples, tokens // PARTS):
                 logprob_A, _, value_A = policy.forward(*pad(batch, policy.model.device), adapter)
                 counts = [sum(sample.turn_lengths) for sample in batch]
                 parts = zip(batch, torch.split(logprob_A, counts), torch.split(value_A, counts), strict=True)
@@ -203,7 +221,7 @@ def estimate(samples: list[Sample], settings: PpoParams) -> None:
         flat = torch.tensor([a for sample in members for a in sample.advantages], dtype=torch.float64)
         mean, deviation = flat.mean().item(), flat.std(correction=0).item()
         for sample in members:
-            sample.advantages = [(a - mean) / (deviation + 1e-6) for a in sample.advantages]
+            sample.advantages = [(a - mean) / max(deviation, MIN_DEVIATION) for a in sample.advantages]
             # Every environment weighs the same, however long its replies are; the mean weight is 1.
             sample.weight = total / (len(by_env) * len(flat))
 
@@ -234,58 +252,63 @@ def update(
     a gradient that is not finite.
     """
     seen = Diagnostics()
-    stopped = 0.0
-    total = sum(len(sample.old) for sample in samples)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for _ in range(settings.epochs):
-        batches = minibatches(samples, settings.minibatch_tokens, rng)
-        for batch in batches:
-            ids_BT, action_BT = pad(batch, policy.model.device)
-            logprob_A, entropy_A, value_A = policy.forward(ids_BT, action_BT)
-            column = {
-                name: torch.tensor([x for s in batch for x in getattr(s, name)], device=logprob_A.device)
-                for name in ("old", "values", "advantages", "returns")
-            }
-            weight_A = torch.tensor([s.weight for s in batch for _ in s.old], device=logprob_A.device)
-            log_ratio_A = logprob_A - column["old"]
-            ratio_A = log_ratio_A.exp()
-            clipped_A = ratio_A.clamp(1 - settings.clip, 1 + settings.clip)
-            policy_loss_A = -torch.minimum(ratio_A * column["advantages"], clipped_A * column["advantages"])
-            near_A = column["values"] + (value_A - column["values"]).clamp(-settings.value_clip, settings.value_clip)
-            value_loss_A = 0.5 * torch.maximum((value_A - column["returns"]) ** 2, (near_A - column["returns"]) ** 2)
-            loss_A = settings.value_coef * value_loss_A
-            if not value_only:
-                loss_A = loss_A + policy_loss_A - settings.entropy_coef * entropy_A
-            # Not the mean over the batch's own tokens: batches of similar length hold different environments, and
-            # those with short replies would weigh less beside others.
-            loss = (weight_A * loss_A).sum() * len(batches) / total
+        for batch in minibatches(samples, settings.minibatch_tokens, rng):
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            step = Diagnostics()
+            # Not the mean over a part's own tokens: parts of similar length hold different environments, and those
+            # with short replies would weigh less beside others.
+            total = sum(len(sample.old) for sample in batch)
+            for part in microbatches(batch, settings.minibatch_tokens // PARTS):
+                loss = _losses(policy, part, settings, step, value_only=value_only) / total
+                loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-            if not torch.isfinite(loss + norm):
+            means = step.means()
+            if not (torch.isfinite(norm) and math.isfinite(means["policy_loss"] + means["value_loss"])):
                 tasks = ", ".join(sorted(f"{s.env} {s.task}" for s in batch))
                 raise PpoError(
-                    f"the loss is {loss.item()}, its gradient's norm {norm.item()} on {tasks}; lower ppo.learning_rate"
+                    f"policy loss {means['policy_loss']}, value loss {means['value_loss']}, "
+                    f"gradient norm {norm.item()} on {tasks}; lower ppo.learning_rate"
                 )
             optimizer.step()
-            approx_kl = ((ratio_A - 1) - log_ratio_A).mean().item()
-            seen.add(
-                len(log_ratio_A),
-                {
-                    "policy_loss": (weight_A * policy_loss_A).mean().item(),
-                    "value_loss": (weight_A * value_loss_A).mean().item(),
-                    "entropy": entropy_A.mean().item(),
-                    "approx_kl": approx_kl,
-                    "clipfrac": ((ratio_A - 1).abs() > settings.clip).float().mean().item(),
-                    "grad_norm": float(norm),
-                },
-            )
-            if not value_only and approx_kl > settings.target_kl:
-                stopped = 1.0
-                break
-        if stopped:
-            break
-    return {**seen.means(), "stopped_early": stopped}
+            seen.add(step.tokens, means | {"grad_norm": float(norm)})
+            if not value_only and means["approx_kl"] > settings.target_kl:
+                return {**seen.means(), "stopped_early": 1.0}
+    return {**seen.means(), "stopped_early": 0.0}
+
+
+def _losses(
+    policy: Policy, samples: list[Sample], settings: PpoParams, step: Diagnostics, *, value_only: bool
+) -> torch.Tensor:
+    """The weighted sum of the losses over the samples' agent tokens; diagnostics go to `step`."""
+    ids_BT, action_BT = pad(samples, policy.model.device)
+    logprob_A, entropy_A, value_A = policy.forward(ids_BT, action_BT)
+    column = {
+        name: torch.tensor([x for s in samples for x in getattr(s, name)], device=logprob_A.device)
+        for name in ("old", "values", "advantages", "returns")
+    }
+    weight_A = torch.tensor([s.weight for s in samples for _ in s.old], device=logprob_A.device)
+    log_ratio_A = logprob_A - column["old"]
+    ratio_A = log_ratio_A.exp()
+    clipped_A = ratio_A.clamp(1 - settings.clip, 1 + settings.clip)
+    policy_loss_A = -torch.minimum(ratio_A * column["advantages"], clipped_A * column["advantages"])
+    near_A = column["values"] + (value_A - column["values"]).clamp(-settings.value_clip, settings.value_clip)
+    value_loss_A = 0.5 * torch.maximum((value_A - column["returns"]) ** 2, (near_A - column["returns"]) ** 2)
+    loss_A = settings.value_coef * value_loss_A
+    if not value_only:
+        loss_A = loss_A + policy_loss_A - settings.entropy_coef * entropy_A
+    step.add(
+        len(log_ratio_A),
+        {
+            "policy_loss": (weight_A * policy_loss_A).mean().item(),
+            "value_loss": (weight_A * value_loss_A).mean().item(),
+            "entropy": entropy_A.mean().item(),
+            "approx_kl": ((ratio_A - 1) - log_ratio_A).mean().item(),
+            "clipfrac": ((ratio_A - 1).abs() > settings.clip).float().mean().item(),
+        },
+    )
+    return (weight_A * loss_A).sum()
 
 
 def explained_variance(samples: list[Sample]) -> float:
@@ -468,6 +491,7 @@ def train_ppo(params: Params, root: Path, *, console: Console | None = None) -> 
         return
     keep_freed_memory()
     quiet_transformers()
+    check_checkpoint(root / "models" / "base")
     trainer = Trainer(params, root)
     tasks = {env: load_tasks(root, env, Split.TRAIN) for env in ENVS if getattr(params.ppo.weights, env) > 0}
     players = Players(

@@ -95,7 +95,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
             with torch.no_grad():
                 losses = agent_loss(self.model_wrapped, inputs)
             if k < len(packs):  # beyond, a process only keeps step with the others
-                sums[self.validation_envs[k]] += torch.stack([losses.double().sum(), torch.tensor(float(len(losses)))])
+                sums[self.validation_envs[k]] += torch.stack([losses.double().sum(), sums.new_tensor(len(losses))])
         sums = self.accelerator.reduce(sums, "sum").cpu()
         total, count = sums.sum(0).tolist()
         metrics = {"eval_loss": total / count}
