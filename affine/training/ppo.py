@@ -56,6 +56,10 @@ ENV_ORDER = {env: k for k, env in enumerate(ENVS)}
 PARTS = 4
 """A minibatch is computed in at least so many parts of similar length: less padding, less memory."""
 
+WARMUP = 5
+"""Iterations over which the policy's learning rate rises. Adam's first steps are as long as later ones whatever the
+gradient is worth; at full rate they cost more than ten iterations could win back."""
+
 MIN_DEVIATION = 0.1
 """Advantages are divided by no less: where an environment is all but solved (or all but hopeless), what varies
 is mostly the value head's error, and blowing that up to unit variance trains on noise."""
@@ -459,10 +463,10 @@ class Trainer:
         estimate(samples, settings)
         metrics = rollout_metrics(trajectories, samples)
         fraction = 1 - self.iteration / settings.iterations
-        for group, peak in zip(
-            self.optimizer.param_groups, (settings.learning_rate, settings.value_learning_rate), strict=True
-        ):
-            group["lr"] = peak * fraction
+        risen = min(1.0, (self.iteration - settings.value_warmup + 1) / WARMUP)
+        rates = (settings.learning_rate * fraction * max(risen, 0.0), settings.value_learning_rate * fraction)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         rng = random.Random(f"ppo/{self.params.seed}/{self.iteration}/update")
         value_only = self.iteration < settings.value_warmup
         try:
@@ -470,7 +474,7 @@ class Trainer:
         except PpoError as error:
             raise PpoError(f"iteration {self.iteration + 1}: {error}") from None
         metrics["explained_variance"] = explained_variance(samples)
-        metrics["learning_rate"] = settings.learning_rate * fraction
+        metrics["learning_rate"] = rates[0]
         clock["rollout"] += played - started
         clock["update"] += time.perf_counter() - played
         return metrics
