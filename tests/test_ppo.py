@@ -41,6 +41,7 @@ from affine.training.ppo import (
     draw_tickets,
     estimate,
     explained_variance,
+    microbatches,
     minibatches,
     pad,
     train_ppo,
@@ -141,8 +142,14 @@ class Recorder(torch.optim.SGD):
         parameters = self.param_groups[0]["params"]
         self.seen.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters])
 
-    def mean(self) -> list[torch.Tensor]:
-        return [torch.stack(parts).mean(0) for parts in zip(*self.seen, strict=True)]
+    def mean(self, tokens: list[int] | None = None) -> list[torch.Tensor]:
+        """The mean gradient; minibatches weigh as their numbers of agent `tokens`."""
+        counts = torch.tensor(tokens or [1] * len(self.seen), dtype=torch.float32)
+        shares = (counts / counts.sum()).tolist()
+        return [
+            torch.stack([share * part for share, part in zip(shares, parts, strict=True)]).sum(0)
+            for parts in zip(*self.seen, strict=True)
+        ]
 
 
 def weights_of(policy: Policy) -> list[torch.nn.Parameter]:
@@ -227,8 +234,10 @@ def test_gradients_are_those_of_the_slow_loss(base: Path, sft: Path, minibatch_t
     expected = torch.autograd.grad(slow, weights_of(policy), allow_unused=True)
     optimizer = Recorder(weights_of(policy))
     metrics = update(policy, optimizer, samples, s, random.Random(0), value_only=value_only)
-    assert len(optimizer.seen) == (1 if minibatch_tokens > 1000 else 7)
-    for ours, theirs in zip(optimizer.mean(), expected, strict=True):
+    cut = minibatches(samples, minibatch_tokens, random.Random(0))
+    assert len(optimizer.seen) == len(cut) == (1 if minibatch_tokens > 1000 else 5)
+    mean = optimizer.mean([sum(len(sample.old) for sample in batch) for batch in cut])
+    for ours, theirs in zip(mean, expected, strict=True):
         torch.testing.assert_close(ours, torch.zeros_like(ours) if theirs is None else theirs, atol=2e-6, rtol=1e-3)
     if not value_only:
         assert 0.1 < metrics["clipfrac"] < 0.9  # both branches were met
@@ -272,13 +281,25 @@ def test_dropout_stays_off(base: Path, tmp_path: Path) -> None:
     assert logprobs.tolist() == pytest.approx([x for sample in samples for x in sample.old], abs=1e-4)
 
 
-def test_minibatches_hold_every_episode_once_within_the_budget() -> None:
+def test_microbatches_hold_every_episode_once_within_the_budget() -> None:
     samples = random_samples(6, 40)
     for budget in (30, 100, 1000):
-        batches = minibatches(samples, budget, random.Random(1))
+        batches = microbatches(samples, budget)
         assert sorted(s.task for batch in batches for s in batch) == sorted(s.task for s in samples)
         for batch in batches:
             assert len(batch) == 1 or len(batch) * max(len(s.ids) for s in batch) <= budget
+
+
+def test_minibatches_hold_every_episode_once_and_mix_the_environments() -> None:
+    samples = random_samples(6, 60)
+    total = sum(len(s.ids) for s in samples)
+    batches = minibatches(samples, -(-total // 4), random.Random(1))
+    assert len(batches) == 4
+    assert sorted(s.task for batch in batches for s in batch) == sorted(s.task for s in samples)
+    for env in {s.env for s in samples}:
+        counts = [sum(s.env == env for s in batch) for batch in batches]
+        assert max(counts) - min(counts) <= 1, env
+    assert batches != minibatches(samples, -(-total // 4), random.Random(2))
 
 
 # --- estimates ---------------------------------------------------------------------------------------------
@@ -430,7 +451,7 @@ def test_what_is_not_finite_stops_before_the_step(base: Path, sft: Path) -> None
     estimate(samples, s)
     samples[2].advantages[0] = math.nan
     before = snapshot(policy)
-    with pytest.raises(PpoError, match=r"the loss is nan.* on abd 0/1, ded 0/2, sat 0/0, sat 0/3; lower"):
+    with pytest.raises(PpoError, match=r"policy loss nan.* on abd 0/1, ded 0/2, sat 0/0, sat 0/3; lower"):
         update(policy, adam(policy, 0.01), samples, s, random.Random(0), value_only=False)
     assert changed(policy, before) == set()
 
