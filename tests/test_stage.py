@@ -37,7 +37,7 @@ def raising(error: BaseException) -> object:
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/x"),
             "collect: No space left on device (data/x); free some space and run it again",
         ),
-        (PermissionError(errno.EACCES, "Permission denied", "out"), "collect: Permission denied (out); nothing"),
+        (PermissionError(errno.EACCES, "Permission denied", "out"), "collect: Permission denied (out)"),
         (KeyboardInterrupt(), 130),
     ],
 )
