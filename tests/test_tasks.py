@@ -24,6 +24,7 @@ SMALL = {Split.TRAIN: 12, Split.VALIDATION: 4, Split.TEST: 8}
 
 def params(**sets: object) -> Params:
     data = load_params(REPOSITORY / "params.yaml").model_dump(mode="json")
+    data["tasks"]["seed"] = 0
     data["tasks"] |= {env: {"levels": [0], "train": 12, "validation": 4, "test": 8} for env in ENVS} | sets
     return Params.model_validate(data)
 

@@ -102,7 +102,7 @@ def _paths(entries: Any, items: list[dict[str, str]]) -> set[PurePosixPath]:
     """Concrete paths of all variants; an entry is a path or a mapping from it to its options."""
     names = [next(iter(entry)) if isinstance(entry, dict) else str(entry) for entry in entries]
     return {
-        PurePosixPath(_TEMPLATE.sub(lambda found: item[found[1]], name))  # noqa: B023 - used at once
+        PurePosixPath(_TEMPLATE.sub(lambda found: item.get(found[1], found[0]), name))  # noqa: B023 - used at once
         for name in names
         for item in items
     }
