@@ -172,7 +172,7 @@ def test_defaults_in_the_table_are_those_of_params_yaml() -> None:
         if isinstance(value, bool):
             text = text.lower()
         env = next((part for part in path if part in ENVS), "")
-        exception = re.search(rf"{env} ([^,)]+)", shown[key]) if env else None
+        exception = re.search(rf"{env} ([^;)]+)", shown[key]) if env else None
         found = exception[1] if exception else shown[key].partition(" (")[0]
         assert found == text or (not isinstance(value, str | bool | list) and float(found) == float(str(value))), key
 

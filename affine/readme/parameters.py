@@ -64,7 +64,7 @@ def _default(values: list[tuple[str, Any]]) -> str:
     shown = [(env, _text(value)) for env, value in values]
     common = Counter(text for _, text in shown).most_common(1)[0][0]
     others = [f"{env} {text}" for env, text in shown if text != common]
-    return common + (f" ({', '.join(others)})" if others else "")
+    return common + (f" ({'; '.join(others)})" if others else "")
 
 
 def _text(value: Any) -> str:
