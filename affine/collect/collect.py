@@ -13,20 +13,21 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from affine.collect.play import play
-from affine.envs.env import EnvError, EnvSettings, Style, env_class, make, task_rng
+from affine.collect.play import WRITINGS, Writing, play
+from affine.envs.env import EnvError, EnvSettings, env_class, make, task_rng
 from affine.errors import AffineError
 from affine.files import published, write_json, write_records
+from affine.launch import RAY
 from affine.params import CollectParams, Params
 from affine.processes import end_with_parent
 from affine.tasks import load_tasks
@@ -59,13 +60,13 @@ class Attempt:
 @dataclass(frozen=True, slots=True)
 class Attempts:
     """How every attempt is played: a share `recovery` of the episodes with a share `noise` of uninformed
-    turns. A single reply leaves nothing to recover from, so single-turn environments are spared, unless
-    `single_turns` asks for uninformed answers too."""
+    turns, written in `style` or, mixed, in one that is drawn for each. A single reply leaves nothing to recover
+    from, so single-turn environments are spared, unless `single_turns` asks for uninformed answers too."""
 
     env: str
     settings: EnvSettings
     seed: int
-    style: Style
+    style: Writing | Literal["mixed"]
     noise: float
     recovery: float
     time_limit: float
@@ -91,8 +92,8 @@ def _deadline(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
-class _Player:
-    """Plays attempts in a worker process."""
+class Demonstrator:
+    """Plays attempts with an environment of its own, in a worker process's main thread (deadlines are alarms)."""
 
     def __init__(self, how: Attempts) -> None:
         self._how = how
@@ -106,7 +107,7 @@ class _Player:
         noisy = can_recover and rng.random() < how.recovery
         try:
             with _deadline(how.time_limit):
-                return play(self._env, task, rng, style=how.style, noise=how.noise if noisy else 0.0)
+                return play(self._env, task, rng, style=self._style(attempt), noise=how.noise if noisy else 0.0)
         except OutOfTime:
             # The engine was interrupted somewhere: what state it is in is anybody's guess.
             self._env.close()
@@ -115,12 +116,19 @@ class _Player:
         except EnvError as error:
             raise EnvError(f"{task.env}, level {task.level}, task {task.id}: {error}") from error
 
+    def _style(self, attempt: Attempt) -> Writing:
+        """The episode's style; a stream of its own draws it, so that mixing them changes no move."""
+        task, how = attempt.task, self._how
+        if how.style != "mixed":
+            return how.style
+        return task_rng(task.env, task.level, task.id, how.seed, f"style/{attempt.sample}").choice(WRITINGS)
+
 
 def _serve(connection: Connection, how: Attempts, parent: int) -> None:
     """A worker's life: lists of attempts in, lists of trajectories (or an error's text) out."""
     end_with_parent(parent)
     try:
-        player = _Player(how)
+        player = Demonstrator(how)
         while True:
             attempts: list[Attempt] = connection.recv()
             connection.send([player.play(attempt) for attempt in attempts])
@@ -133,7 +141,7 @@ def _serve(connection: Connection, how: Attempts, parent: int) -> None:
 def attempts_of(params: Params, name: str) -> Attempts:
     """How the parameters say that `name` is collected."""
     collect: CollectParams = params.collect
-    settings = EnvSettings(params.envs.mode, params.envs.prompts)
+    settings = EnvSettings(params.envs.mode, params.envs.prompts, params.sandbox.unsafe)
     return Attempts(name, settings, params.seed, collect.style, collect.noise, collect.recovery, collect.time_limit)
 
 
@@ -192,6 +200,21 @@ def _receive(connection: Connection, env: str) -> list[Trajectory | None]:
     return answer
 
 
+def _played(params: Params, name: str, tasks: list[Task], root: Path) -> Iterator[Trajectory | None]:
+    """What is played for `name`: by a policy, or by experts in this machine's processes or on the cluster that the
+    environment names."""
+    if params.collect.source == "policy":
+        from affine.collect.policy import policy_trajectories
+
+        return policy_trajectories(params, tasks, root)
+    how = attempts_of(params, name)
+    if address := os.environ.get(RAY):
+        from affine.collect.cluster import cluster_trajectories
+
+        return cluster_trajectories(how, tasks, PASSES, address)
+    return trajectories(how, tasks, PASSES)
+
+
 def collect(params: Params, name: str, root: Path, *, console: Console | None = None) -> None:
     """Write `data/trajectories/<name>/{solved,failed}.jsonl` and `metrics/collect/<name>.json`.
 
@@ -211,14 +234,14 @@ def collect(params: Params, name: str, root: Path, *, console: Console | None = 
     )  # fmt: skip
     with bar:
         row = bar.add_task(name, total=wanted)
-        for trajectory in trajectories(attempts_of(params, name), tasks, PASSES):
+        for trajectory in _played(params, name, tasks, root):
             counts["played"] += 1
             if trajectory is None:
                 counts["out_of_time"] += 1
             elif not trajectory.solved:
                 failed.append(trajectory)
                 counts[str(trajectory.stop)] += 1
-            elif (text := to_json(trajectory)) in texts:
+            elif (text := _text(trajectory)) in texts:
                 counts["duplicate"] += 1
             else:
                 texts.add(text)
@@ -234,7 +257,14 @@ def collect(params: Params, name: str, root: Path, *, console: Console | None = 
     with published(root / "data" / "trajectories" / name) as folder:
         write_records(folder / "solved.jsonl", solved)
         write_records(folder / "failed.jsonl", failed)
-    write_json(root / "metrics" / "collect" / f"{name}.json", _summary(solved, counts))
+    with closing(make(name, attempts_of(params, name).settings)) as env:
+        conditions = dict(env.conditions())
+    write_json(root / "metrics" / "collect" / f"{name}.json", {**_summary(solved, counts), **conditions})
+
+
+def _text(trajectory: Trajectory) -> str:
+    """What was said and what came of it, whatever tokens it was said in."""
+    return to_json(replace(trajectory, turns=tuple(replace(turn, token_ids=()) for turn in trajectory.turns)))
 
 
 def _summary(solved: list[Trajectory], counts: Counter[str]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Abd(ProgramEnv):
         if self.settings.mode == "upstream" and not _enough_lines(self.problem.source, answer):
             return "Too few lines.", False, True
         run = execute if self.problem.program is None else execute_own
-        result = run(self.problem.source, answer, self.limits)
+        result = run(self.problem.source, answer, self.limits, self.settings.unsafe)
         if result.timed_out:
             return "The program ran too long.", False, True
         if result.stderr.strip():
@@ -129,7 +129,7 @@ class Abd(ProgramEnv):
         if row is None or not row.program or not row.inputs:
             return None
         stdin = row.inputs.rstrip("\n") + "\n"
-        result = execute(row.program, stdin, self.limits)
+        result = execute(row.program, stdin, self.limits, self.settings.unsafe)
         failed = result.timed_out or bool(result.stderr.strip())
         return Problem(row.program, row.output if failed else result.stdout, stdin, None)
 

@@ -170,6 +170,9 @@ class AlfWorld(Env):
         is possible, and case, spacing, a final full stop or 0.4's "move O to R" make a good action do nothing.
         Mode "fixed" mends both (`RULES`). Different in both modes: generated games instead of the
         downloaded 3,553, each receptacle at a location of its own, and no reply without "Action:" is read.
+        No range of ids carries over: upstream's 0 to 2619 (2420 games to train on, 200 to test with) are places in
+        AgentGym's own list of downloaded games. Ours number the games that the generator makes with a seed and, at
+        level 5, the games found below `$ALFWORLD_DATA`, by split and path, in the splits of their folders.
     """
 
     name = "alfworld"
@@ -201,6 +204,9 @@ class AlfWorld(Env):
         game = self._game(level, id, seed)
         split = self._folder(id) if level == DOWNLOADED else ""
         return Content(digest(game.problem, game.sentence), digest("floor plan", game.scene, split))
+
+    def task_type(self, level: int, id: int, seed: int) -> str:
+        return self._game(level, id, seed).task_type
 
     def size(self, level: int) -> int | None:
         return len(self._files()) if level == DOWNLOADED else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from affine.envs.engines.babyai.text import View, describe, list_moves, look, moves
-from affine.envs.env import Content, Env, EnvError, EnvSettings, Level, Prompt, StepResult, digest, task_rng
+from affine.envs.env import Content, Env, EnvError, EnvSettings, IdRange, Level, Prompt, StepResult, digest, task_rng
 from affine.envs.react import single_action
 from affine.types import Message, Task
 
@@ -218,6 +218,10 @@ class BabyAi(Env):
         ),
         4: Level("AgentGym's forty levels under its own task ids", 20, {"worlds": (), "wording": "full"}),
     }
+    id_ranges: ClassVar[Mapping[str, IdRange]] = {
+        "affine-2025-10-27": IdRange(4, 0, 3999, "the validators' ids from 27 October 2025"),
+        "affine-2025-11-17": IdRange(4, 0, 499, "the validators' ids from 17 November 2025"),
+    }
     prompts: ClassVar[Mapping[str, Prompt]] = {
         "brief": Prompt("Reach the goal. Answer with one of the actions; turn to see more."),
         "full": Prompt(_FULL, "OK. I will reach the goal with the available actions."),
@@ -232,6 +236,9 @@ class BabyAi(Env):
 
     def size(self, level: int) -> int | None:
         return None if self.levels[level].settings["worlds"] else AGENTGYM_TASKS
+
+    def task_type(self, level: int, id: int, seed: int) -> str:
+        return self._world(level, id, seed)[0]
 
     def content(self, level: int, id: int, seed: int) -> Content | None:
         size = self.size(level)
@@ -303,15 +310,18 @@ class BabyAi(Env):
         seen = describe(self.view, self.wording, positions=self._positions)
         return f"{seen}\n{list_moves(self.listed, self.wording)}"
 
-    def _start(self, level: int, id: int, seed: int) -> Any:
-        """The world of a task, built for it and reset: no trace of another task."""
+    def _world(self, level: int, id: int, seed: int) -> tuple[str, int]:
+        """The name of a task's world and the engine's seed."""
         worlds = self.levels[level].settings["worlds"]
         if worlds:
             rng = task_rng(self.name, level, id, seed)
-            name, engine_seed = rng.choice(worlds), rng.getrandbits(31)
-        else:
-            base = AGENTGYM_WORLDS[id % len(AGENTGYM_WORLDS)]
-            name, engine_seed = f"{base}-v{1 if base == 'GoToObjS6' else 0}", id // len(AGENTGYM_WORLDS)
+            return rng.choice(worlds), rng.getrandbits(31)
+        base = AGENTGYM_WORLDS[id % len(AGENTGYM_WORLDS)]
+        return f"{base}-v{1 if base == 'GoToObjS6' else 0}", id // len(AGENTGYM_WORLDS)
+
+    def _start(self, level: int, id: int, seed: int) -> Any:
+        """The world of a task, built for it and reset: no trace of another task."""
+        name, engine_seed = self._world(level, id, seed)
         world = build_world(name)
         with contextlib.redirect_stdout(io.StringIO()):  # the engine prints each layout it rejects
             world.reset(seed=engine_seed)

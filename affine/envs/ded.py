@@ -108,11 +108,11 @@ class Ded(ProgramEnv):
     def _passes(self, code: str, case: Case) -> bool:
         if case.kind == "function_call":
             call = f"\n\nimport json as _json\nprint({case.function}(*_json.loads({case.arguments!r})))\n"
-            result = execute(code + call, "", self.limits)
+            result = execute(code + call, "", self.limits, self.settings.unsafe)
         else:
             program = self.problem.program
             run = execute_own if program is not None and code == program.source else execute
-            result = run(code, case.stdin, self.limits)
+            result = run(code, case.stdin, self.limits, self.settings.unsafe)
         if result.timed_out or result.stderr.strip():
             return False
         return _trimmed(result.stdout) == _trimmed(case.expected)

@@ -1,4 +1,4 @@
-"""The protocol every environment follows, and the registry that finds them by name.
+"""The protocol every environment follows, and how they are found by name (`affine.types.REGISTRY`).
 
 An environment plays one task at a time, in the process that made it:
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -28,20 +29,8 @@ from typing import Any, ClassVar, Literal
 import yaml
 
 from affine.errors import AffineError
+from affine.types import REGISTRY as REGISTRY  # noqa: PLC0414 - found here too
 from affine.types import Message, Split, Task
-
-REGISTRY: dict[str, str] = {
-    "sat": "affine.envs.sat:Sat",
-    "abd": "affine.envs.abd:Abd",
-    "ded": "affine.envs.ded:Ded",
-    "webshop": "affine.envs.webshop:WebShop",
-    "alfworld": "affine.envs.alfworld:AlfWorld",
-    "babyai": "affine.envs.babyai:BabyAi",
-    "sciworld": "affine.envs.sciworld:SciWorld",
-    "textcraft": "affine.envs.textcraft:TextCraft",
-}
-"""Name -> "module:class". A ninth environment is one file and one line here; its expert is found as
-`<module>_expert:expert` (a function `(env, rng) -> Expert`)."""
 
 Mode = Literal["upstream", "fixed"]
 Style = Literal["action", "thought"]
@@ -57,11 +46,13 @@ class EnvSettings:
 
     `mode` "upstream" keeps the known defects of the original, "fixed" mends them. `prompts` is
     "brief" (one line, for small contexts), "full" (worded like the originals' instructions), or the
-    path of a YAML file `{env: {instruction: ..., acknowledgement: ...}}`.
+    path of a YAML file `{env: {instruction: ..., acknowledgement: ...}}`. `unsafe` lets programs run where no
+    level of the sandbox is safe (`sandbox.unsafe`); it changes no score.
     """
 
     mode: Mode = "fixed"
     prompts: str = "brief"
+    unsafe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +62,16 @@ class Level:
     summary: str
     turn_limit: int
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class IdRange:
+    """Ids `first` to `last` of `level`, as upstream used them: to play exactly what was played there."""
+
+    level: int
+    first: int
+    last: int
+    summary: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,8 @@ class Env(ABC):
     levels: ClassVar[Mapping[int, Level]]
     prompts: ClassVar[Mapping[str, Prompt]]
     """Must hold "brief" and "full"."""
+    id_ranges: ClassVar[Mapping[str, IdRange]] = {}
+    """Upstream's id ranges by name, where its ids mean the same tasks here (`tasks.ENV.test_ids`, `play --ids`)."""
 
     task: Task
 
@@ -147,6 +150,17 @@ class Env(ABC):
     def official_split(self, level: int, id: int, seed: int) -> Split | None:
         """The split that upstream itself gives this task; None where it gives none."""
         return None
+
+    def task_type(self, level: int, id: int, seed: int) -> str:
+        """The environment's own name for the type of task that an existing id is; "" where a level has one type."""
+        return ""
+
+    def id_range(self, name: str) -> IdRange:
+        """The range called `name`. Raises EnvError, listing those there are."""
+        if name not in self.id_ranges:
+            known = ", ".join(self.id_ranges) or "there are none"
+            raise EnvError(f"{self.name}: no range of upstream's ids is called {name!r} (known: {known})")
+        return self.id_ranges[name]
 
     @abstractmethod
     def reset(self, task: Task) -> list[Message]:
@@ -171,6 +185,10 @@ class Env(ABC):
 
     def engine(self) -> Mapping[str, str]:
         """Names and versions of the engines that decide the score (for the fingerprint)."""
+        return {}
+
+    def conditions(self) -> Mapping[str, str]:
+        """What holds on this machine without changing a score, for the records (how programs are confined)."""
         return {}
 
     def identity(self) -> dict[str, Any]:
@@ -290,6 +308,13 @@ def make(name: str, settings: EnvSettings | None = None) -> Env:
 
 def make_expert(env: Env, rng: random.Random) -> Expert:
     """The expert of `env` for the task it was last reset to; call it right after `reset`."""
-    module = REGISTRY[env.name].partition(":")[0]
-    expert: Expert = _load(f"{module}_expert:expert")(env, rng)
-    return expert
+    made: Expert = expert_module(env.name).expert(env, rng)
+    return made
+
+
+def expert_module(name: str) -> Any:
+    """The module with the environment's `expert` and `SUCCESS` (level -> documented share of tasks solved):
+    `<module>_expert`, or the environment's own where there is no such file."""
+    module = REGISTRY[name].partition(":")[0]
+    beside = f"{module}_expert"
+    return importlib.import_module(beside if importlib.util.find_spec(beside) else module)

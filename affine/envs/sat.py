@@ -20,7 +20,7 @@ from affine.envs.engines.sat.formula import (
     structure_key,
     uniform,
 )
-from affine.envs.env import Content, Env, Level, Prompt, StepResult, Style, digest, task_rng
+from affine.envs.env import Content, Env, IdRange, Level, Prompt, StepResult, Style, digest, task_rng
 from affine.types import Message, Task
 
 _ASSIGNMENT = re.compile(r"x(\d+)=(True|False|1|0)")
@@ -118,6 +118,9 @@ class Sat(Env):
         5: _uniform(35),
         6: _uniform(50),
         7: Level("the validators' instance", 1, {"family": "planted", "variables": 15, "width": 10}),
+    }
+    id_ranges: ClassVar[Mapping[str, IdRange]] = {
+        "affine-2025-11-16": IdRange(7, 0, 499, "the validators' seeds from 16 November 2025"),
     }
     prompts: ClassVar[Mapping[str, Prompt]] = {
         "brief": Prompt("Make every clause true. Answer like x1=True, x2=False."),

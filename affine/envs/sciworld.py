@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from affine.envs.engines.sciworld import engine as sciworld_engine
 from affine.envs.engines.sciworld.engine import EngineDied, Outcome, Simulator
 from affine.envs.engines.sciworld.text import brief_feedback, brief_look, brief_task, place
-from affine.envs.env import Content, Env, EnvError, EnvSettings, Level, Prompt, StepResult, digest
+from affine.envs.env import Content, Env, EnvError, EnvSettings, IdRange, Level, Prompt, StepResult, digest
 from affine.envs.react import last_action
 from affine.types import Message, Split, Task
 
@@ -108,7 +108,7 @@ Action: one action"""
 _TELEPORT = "teleport to LOC: be there at once, from anywhere\n"
 
 _BRIEF = (
-    "Actions: teleport to PLACE, focus on THING, pick up THING, move THING to BOX. "
+    "Actions: {go} PLACE, focus on THING, pick up THING, move THING to BOX. "
     "Places: kitchen, bathroom, bedroom, living room, workshop, greenhouse, outside."
 )
 
@@ -179,6 +179,10 @@ class SciWorld(Env):
             {"types": _AGENTGYM, "simplifications": "", "observation": "full", "order": "agentgym"},
         ),
     }
+    id_ranges: ClassVar[Mapping[str, IdRange]] = {
+        "affine-2025-10-27": IdRange(5, 0, 4638, "the validators' ids from 27 October 2025: all of AgentGym's"),
+        "affine-2025-11-17": IdRange(5, 2000, 2499, "the validators' ids from 17 November 2025"),
+    }
     prompts: ClassVar[Mapping[str, Prompt]] = {
         "brief": Prompt(_BRIEF),
         "full": Prompt(_FULL, "OK. I will do the task one action at a time."),
@@ -197,6 +201,10 @@ class SciWorld(Env):
     def variation(self, level: int, id: int) -> tuple[str, int]:
         """The task type ("4-2") and variation of a task id."""
         return _order(level)[id]
+
+    def task_type(self, level: int, id: int, seed: int) -> str:
+        type_id, _ = self.variation(level, id)
+        return f"{type_id} {TASK_TYPES[type_id].name}"
 
     def content(self, level: int, id: int, seed: int) -> Content | None:
         if not 0 <= id < len(_order(level)):
@@ -270,9 +278,10 @@ class SciWorld(Env):
         return path
 
     def _wording(self, settings: Mapping[str, Any]) -> dict[str, str]:
-        if "{teleport}" not in self.prompt.instruction:
+        if not any(field in self.prompt.instruction for field in ("{teleport}", "{go}")):
             return {}
-        return {"teleport": _TELEPORT if settings["simplifications"] else ""}
+        easy = settings["simplifications"]
+        return {"teleport": _TELEPORT if easy else "", "go": "teleport to" if easy else "go to"}
 
     def _shown(self, before: Outcome) -> str:
         if not self.brief:

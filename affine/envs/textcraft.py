@@ -60,7 +60,8 @@ class TextCraft(Env):
     Upstream
         AgentGym's TextCraft (recipes of Minecraft's data pack; 544 goals, 20 rounds; the validators
         played 30 rounds). Goals and ids differ: upstream's order within a depth is the directory order of
-        the machine it runs on, and its recipes are another release's (ours: 551 goals). As there, the
+        the machine it runs on, and its recipes are another release's (ours: 551 goals); so no range of
+        its ids (the validators' 0 to 581, taken mod 544) names the same tasks here. As there, the
         last level draws distractors with the same seed, 42, whatever the task's. Mode "upstream" keeps:
         raw ids ("minecraft:oak_planks") in the replies to `craft`, a printed data structure in the reply
         about a missing recipe, and tags such as "oak logs" that count as items only, so that a recipe
@@ -133,6 +134,11 @@ class TextCraft(Env):
         shown = [recipe.command for recipe in (*on_path, *distractors)]
         rng.shuffle(shown)
         return goal, shown
+
+    def task_type(self, level: int, id: int, seed: int) -> str:
+        goals = self._goals(level)
+        depth = self.book.depth[goals[id % len(goals)]]
+        return f"{depth} step{'s' if depth > 1 else ''}"
 
     def content(self, level: int, id: int, seed: int) -> Content | None:
         size = self.size(level)

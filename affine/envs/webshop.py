@@ -14,7 +14,7 @@ from affine.envs.engines.webshop.files import OriginalCatalogue
 from affine.envs.engines.webshop.pages import BACK, BUY, DETAILS, DONE, NEXT, PREVIOUS, Layout, Page
 from affine.envs.engines.webshop.reward import reward
 from affine.envs.engines.webshop.search import SearchIndex, open_index
-from affine.envs.env import Content, Env, EnvSettings, Level, Prompt, StepResult, digest, task_rng
+from affine.envs.env import Content, Env, EnvSettings, IdRange, Level, Prompt, StepResult, digest, task_rng
 from affine.envs.react import last_action
 from affine.types import Message, Task
 
@@ -170,6 +170,10 @@ class WebShop(Env):
     version = "1"
     levels: ClassVar[Mapping[int, Level]] = LEVELS
     prompts: ClassVar[Mapping[str, Prompt]] = PROMPTS
+    id_ranges: ClassVar[Mapping[str, IdRange]] = {
+        "affine-2025-10-27": IdRange(7, 0, 199, "the validators' goals from 27 October 2025"),
+        "affine-2025-11-17": IdRange(7, 0, 499, "the validators' goals from 17 November 2025"),
+    }
 
     def __init__(self, settings: EnvSettings | None = None) -> None:
         super().__init__(settings)
@@ -187,6 +191,10 @@ class WebShop(Env):
             return None
         goal = self._goal(level, id, seed)
         return Content(digest(self._catalogue(level).key, goal.key()), goal.group())
+
+    def task_type(self, level: int, id: int, seed: int) -> str:
+        goal = self._goal(level, id, seed)
+        return f"{len(goal.attributes)} attributes, {len(goal.options)} options"
 
     def engine(self) -> Mapping[str, str]:
         return {package: importlib.metadata.version(package) for package in ("rapidfuzz", "tantivy")}

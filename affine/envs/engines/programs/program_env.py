@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from affine.envs.engines.programs.generator import Program, Scale, generate
+from affine.envs.engines.programs.operations import OPERATIONS
 from affine.envs.engines.programs.rows import Row, user_rows
 from affine.envs.engines.programs.sandbox import TRAINING, UPSTREAM, Limits, RunResult, SandboxError, shared
-from affine.envs.env import Env, EnvError, Level, Mode, StepResult, Style, task_rng
+from affine.envs.env import Env, EnvError, IdRange, Level, Mode, StepResult, Style, task_rng
 
 _ALL = ("s", "n", "xs")
 SCALES: dict[int, Scale] = {
@@ -35,15 +36,17 @@ LEVELS: dict[int, Level] = {
 }
 LIMITS: dict[Mode, Limits] = {"upstream": UPSTREAM, "fixed": TRAINING}
 _OVER = "The episode is over."
+_TIERS = {operation.name: operation.tier for operation in OPERATIONS}
+_HARDEST = {1: "one-line", 2: "branches and loops", 3: "nested loops, recursion, structures"}
 
 
-def execute(source: str, stdin: str, limits: Limits) -> RunResult:
+def execute(source: str, stdin: str, limits: Limits, unsafe: bool) -> RunResult:
     """Run a program as upstream's executor does: one that printed nothing, defines `solve` and has no main
-    guard is run again with a call of it appended. Raises EnvError where there is no sandbox."""
+    guard is run again with a call of it appended. Raises EnvError where no sandbox is safe, unless `unsafe`."""
     try:
-        result = shared().run(source, stdin, limits)
+        result = shared(unsafe).run(source, stdin, limits)
         if not result.stdout.strip() and not result.stderr and not result.timed_out and _needs_caller(source):
-            result = shared().run(
+            result = shared(unsafe).run(
                 f"{source}\n\n_result = solve()\nif _result is not None:\n    print(_result)\n", stdin, limits
             )
     except SandboxError as error:
@@ -56,9 +59,9 @@ def _needs_caller(source: str) -> bool:
 
 
 @functools.lru_cache(maxsize=8192)
-def execute_own(source: str, stdin: str, limits: Limits) -> RunResult:
+def execute_own(source: str, stdin: str, limits: Limits, unsafe: bool) -> RunResult:
     """`execute` for generated programs, which always do the same and so are run once per input."""
-    return execute(source, stdin, limits)
+    return execute(source, stdin, limits, unsafe)
 
 
 def tagged(text: str, name: str) -> Iterator[tuple[int, int, int, int]]:
@@ -77,6 +80,10 @@ class ProgramEnv(Env):
     """An environment about one program, answered by one reply."""
 
     levels: ClassVar[Mapping[int, Level]] = LEVELS
+    id_ranges: ClassVar[Mapping[str, IdRange]] = {
+        "affine-2025-11-16": IdRange(ROWS_LEVEL, 0, 239, "the validators' rows from 16 November 2025"),
+        "affine-2025-12-26": IdRange(ROWS_LEVEL, 0, 23_302, "the validators' rows on 26 December 2025: all of them"),
+    }
     _score = 0.0
     _over = False
 
@@ -84,9 +91,23 @@ class ProgramEnv(Env):
         """The number of the user's rows at the upstream level. Raises EnvError where there is no such file."""
         return len(user_rows()) if level == ROWS_LEVEL else None
 
+    def task_type(self, level: int, id: int, seed: int) -> str:
+        program = None if level == ROWS_LEVEL else self.generated(level, id, seed)
+        if program is None or not program.gives:
+            return ""
+        tiers = [_TIERS[name] for name in program.structure]
+        return f"{len(tiers)} operations, {_HARDEST[max(tiers)]}"
+
     def engine(self) -> Mapping[str, str]:
         """The Python version: it decides what a program prints."""
         return {"python": ".".join(platform.python_version_tuple()[:2])}
+
+    def conditions(self) -> Mapping[str, str]:
+        """The sandbox's level, after its self-test. Raises EnvError where nothing safe is available."""
+        try:
+            return {"sandbox": shared(self.settings.unsafe).start()}
+        except SandboxError as error:
+            raise EnvError(str(error)) from error
 
     def format_reply(self, thought: str, answer: str, style: Style) -> str:
         """`answer`, after the thought where the style has one."""

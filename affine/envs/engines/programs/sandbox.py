@@ -8,7 +8,7 @@ Levels of protection, best first; the first one whose self-test of attacks passe
     seccomp     the same without Landlock (older kernels): no path can be opened at all, so only modules that
                 the server has imported already can be imported
     bubblewrap  fork server in namespaces of its own made by `bwrap`, + rlimits (kernels without seccomp)
-    unsafe      rlimits only; never chosen unless asked for (`unsafe=True`, or AFFINE_SANDBOX_UNSAFE=1)
+    unsafe      rlimits only; never chosen unless asked for (parameter `sandbox.unsafe`)
 
 A program can use threads (the memory and CPU limits hold for all of them together), but no process,
 network, other file, signal to others, or change of its limits. Runs repeat:
@@ -93,16 +93,13 @@ class Sandbox:
     tried in order.
     """
 
-    def __init__(
-        self, limits: Limits = UPSTREAM, *, unsafe: bool | None = None, levels: Sequence[str] = LEVELS
-    ) -> None:
+    def __init__(self, limits: Limits = UPSTREAM, *, unsafe: bool = False, levels: Sequence[str] = LEVELS) -> None:
         self.limits = limits
         self.level: str | None = None
         """The level in use; None before the first run."""
         self.refused: dict[str, str] = {}
         """Levels that were tried and why they were not used."""
-        allowed = os.environ.get("AFFINE_SANDBOX_UNSAFE") == "1" if unsafe is None else unsafe
-        self._levels = (*levels, UNSAFE) if allowed else tuple(levels)
+        self._levels = (*levels, UNSAFE) if unsafe else tuple(levels)
         self._server: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._lock = threading.Lock()
@@ -147,7 +144,7 @@ class Sandbox:
             reasons = "; ".join(f"{level}: {reason}" for level, reason in self.refused.items())
             raise SandboxError(
                 f"sandbox: no safe level on this machine ({reasons}). Use a kernel with seccomp and Landlock, install "
-                "bubblewrap, or accept the risk with AFFINE_SANDBOX_UNSAFE=1"
+                "bubblewrap, or accept the risk with sandbox.unsafe: true in params.yaml"
             )
         if self.level == UNSAFE:
             _log.warning("SANDBOX IS UNSAFE: model-written programs run with this user's rights (%s)", self.refused)
@@ -276,16 +273,16 @@ def _bubblewrap() -> list[str]:
     ]
 
 
-_shared: tuple[int, Sandbox] | None = None
+_shared: dict[tuple[int, bool], Sandbox] = {}
 
 
-def shared() -> Sandbox:
-    """This process's sandbox; a forked process gets its own."""
-    global _shared  # noqa: PLW0603 - one server per process is the point
-    if _shared is None or _shared[0] != os.getpid():
-        _shared = (os.getpid(), Sandbox())
-        atexit.register(_close_quietly, _shared[1], os.getpid())
-    return _shared[1]
+def shared(unsafe: bool = False) -> Sandbox:
+    """This process's sandbox; a forked process gets its own. `unsafe` as in `Sandbox`."""
+    key = (os.getpid(), unsafe)
+    if key not in _shared:
+        _shared[key] = Sandbox(unsafe=unsafe)
+        atexit.register(_close_quietly, _shared[key], os.getpid())
+    return _shared[key]
 
 
 def _close_quietly(sandbox: Sandbox, owner: int) -> None:

@@ -104,6 +104,9 @@ class Java:
         threading.Thread(target=_drain, args=(self._process.stdout,), daemon=True).start()
         parameters = GatewayParameters(port=int(port), auth_token=token, auto_convert=False)
         self._gateway = JavaGateway(gateway_parameters=parameters)
+        # The engine prints its parses; nobody reads them, and printing takes an eighth of a step.
+        java = self._gateway.jvm.java
+        java.lang.System.setOut(java.io.PrintStream(java.io.OutputStream.nullOutputStream()))
         self._error: type[Exception] = Py4JError
         self._simulators: OrderedDict[int, Simulator] = OrderedDict()
         self.alive = True

@@ -25,7 +25,7 @@ MAX_WORDS = 64
 """Words of a query that count; the rest of an endless one is ignored."""
 
 _HEAP_BYTES = 1_000_000_000  # a limit, not an allocation; large enough for a million products in one segment
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[^\W_]+")
 
 
 class SearchIndex:
@@ -46,7 +46,9 @@ class SearchIndex:
         text = " ".join(_WORD.findall(words.lower())[:MAX_WORDS])
         if not text:
             return []
-        query = self._index.parse_query(text, ["text"])
+        # A word that the index's own tokenizer would cut in two is a phrase to the parser, and positions are not
+        # indexed: `_WORD` cuts where the tokenizer does. Lenient, because the two may know different Unicodes.
+        query, _ = self._index.parse_query_lenient(text, ["text"])
         return [address.doc for _, address in self._searcher.search(query, limit, count=False).hits]
 
 
