@@ -14,7 +14,7 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from affine.dataset.report import report
@@ -37,11 +37,13 @@ LEFT_OUT = ("contaminated", "nothing_to_learn", "too_long", "duplicate", "share"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A rendered demonstration with its task's group and its number of turns."""
+    """A rendered demonstration with its task's group, its number of turns, and how many of them hold tokens that a
+    model sampled."""
 
     demonstration: Demonstration
     group: str
     turns: int
+    sampled: int
 
 
 @dataclass(slots=True)
@@ -105,8 +107,11 @@ def _render(
     """The usable demonstrations among `trajectories` (each with whether it shares content with a test
     task), in their order; `seen` holds the token sequences so far."""
     candidates = []
-    for trajectory, contaminated in trajectories:
-        task = trajectory.task
+    for played, contaminated in trajectories:
+        task = played.task
+        # Tokens of another model's tokenizer mean nothing here: such a turn is encoded from its text.
+        turns = tuple(turn if renderer.sampled(turn) else replace(turn, token_ids=()) for turn in played.turns)
+        trajectory = replace(played, turns=turns)
         tokens = renderer.trajectory(trajectory)
         content = array("i", tokens.ids).tobytes()
         if contaminated:
@@ -123,9 +128,8 @@ def _render(
                 task.env, f"{task.level}/{task.id}", tuple(tokens.ids), tuple(tokens.action_mask)
             )
             # A task without a group is a group of its own.
-            candidates.append(
-                Candidate(demonstration, task.group or f"task {task.level}/{task.id}", len(trajectory.turns))
-            )
+            group = task.group or f"task {task.level}/{task.id}"
+            candidates.append(Candidate(demonstration, group, len(turns), sum(bool(turn.token_ids) for turn in turns)))
     return candidates
 
 

@@ -11,12 +11,14 @@ from affine.dataset.sequences import Demonstration
 
 
 class Counted(Protocol):
-    """A demonstration and the number of its turns."""
+    """A demonstration, the number of its turns, and of those that hold a model's own tokens."""
 
     @property
     def demonstration(self) -> Demonstration: ...
     @property
     def turns(self) -> int: ...
+    @property
+    def sampled(self) -> int: ...
 
 
 Part = tuple[Sequence[Counted], Sequence[Counted], Mapping[str, int]]
@@ -42,6 +44,7 @@ def _summary(part: Part) -> dict[str, Any]:
         "validation": len(validation),
         "tokens": int(lengths.sum()),
         "agent_tokens": sum(row.demonstration.agent_tokens for row in rows),
+        "sampled_turns": sum(row.sampled for row in rows),
         "turns": round(sum(row.turns for row in rows) / max(1, len(rows)), 3),
         "length": {
             "p50": float(np.percentile(lengths, 50)),

@@ -1,7 +1,7 @@
 """Stage `base`: put the starting checkpoint into models/base and say in metrics/base.json what it is.
 
     shipped    the nano model that comes with the repository
-    pretrain   the nano model, made anew from seed and code
+    pretrain   the nano model, made anew from seed and code by the stage of that name
     hub        a repository of the Hub at one commit
 
 The manifest in metrics/base.json (repository, commit, files, sizes, hashes) is small, so git tracks it.
@@ -34,11 +34,6 @@ def make_base(params: Params, root: Path) -> None:
     work = Path(os.environ.get("AFFINE_WORK") or root / "work") / "base"
     if source.source == "hub":
         folder = download(source, work / f"{source.repo.replace('/', '--')}-{source.revision}")
-    elif source.source == "pretrain":
-        from affine.models.pretrain import pretrain
-
-        folder = work / "pretrained"
-        pretrain(params, root, folder)
     else:
         folder = root / source.path
     summary = check_checkpoint(folder)

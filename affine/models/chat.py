@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from affine.types import Message, Trajectory
+from affine.types import Message, Trajectory, Turn
 
 END_OF_TURN = "<|im_end|>"
 START_OF_TURN = "<|im_start|>"
@@ -76,6 +76,14 @@ class Renderer:
         """What the agent said: sampled tokens without the end-of-turn token."""
         ids = [i for i in token_ids if i != self.end_of_turn]
         return self.tokenizer.decode(ids)
+
+    def sampled(self, turn: Turn) -> bool:
+        """Whether the turn's tokens are this tokenizer's for its text; another model's may not be."""
+        ids = turn.token_ids
+        try:
+            return bool(ids) and self.text(ids) == turn.text
+        except (OverflowError, IndexError):
+            return False
 
     def trajectory(self, trajectory: Trajectory) -> Tokens:
         """The whole episode. Turns that carry sampled tokens keep them, others are encoded; turns played

@@ -22,6 +22,9 @@ PUBLIC_HUB = "https://huggingface.co"
 FAULTS = (HfHubHTTPError, httpx2.HTTPError, RuntimeError, OSError)
 """What huggingface_hub raises for an answer or a connection that went wrong (RuntimeError: while uploading)."""
 
+UNANSWERED = (HfHubHTTPError, httpx2.HTTPError, ConnectionError, LocalEntryNotFoundError)
+"""Of these what can only be the connection or the other side, and no disk of ours."""
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:

@@ -11,7 +11,6 @@ corpus's digest, so a killed run goes on where it stopped and ends in the same b
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import random
@@ -34,16 +33,13 @@ from affine.files import FileError, published, read_records, write_json, write_r
 from affine.models.attention import suit_attention
 from affine.models.chat import Renderer
 from affine.models.memory import keep_freed_memory
-from affine.models.quiet import quiet_transformers
 from affine.models.nano import initialise, nano_config, save_checkpoint, train_tokenizer
+from affine.models.quiet import quiet_transformers
 from affine.models.skills import exercise, retrieval_drill
 from affine.params import Params, PretrainParams
 from affine.tasks import load_tasks
-from affine.training.work import work_root
+from affine.training.work import environment_files, file_digest, work_folder
 from affine.types import ENVS, Message, Split, Trajectory, trajectory_from_json
-
-NOISE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Shares of uninformed turns; an equal part of the corpus is played at each."""
 
 POOL = 32
 """Batches that are drawn and sorted by length together, to keep padding small."""
@@ -59,19 +55,26 @@ class Row:
 
 def build_corpus(params: Params, root: Path, folder: Path) -> list[Trajectory]:
     """Noisy play of every environment's training tasks, kept in `folder`/<env>.jsonl for the next run."""
-    settings = EnvSettings(params.envs.mode, params.envs.prompts)
+    settings = EnvSettings(params.envs.mode, params.envs.prompts, params.sandbox.unsafe)
     corpus: list[Trajectory] = []
+    levels = params.base.pretrain.noise
     for env in ENVS:
         path = folder / f"{env}.jsonl"
         if not path.is_file():
             tasks = load_tasks(root, env, Split.TRAIN)
-            per_level = params.base.pretrain.episodes // len(NOISE_LEVELS)
+            if others := {task.seed for task in tasks} - {params.tasks.seed}:
+                raise FileError(
+                    f"data/tasks/{env}/train.jsonl: made with tasks.seed {min(others)}, and params.yaml says"
+                    f" {params.tasks.seed}; run `dvc repro tasks`"
+                )
+            per_level = params.base.pretrain.episodes // len(levels)
             played: list[Trajectory] = []
-            for k, noise in enumerate(NOISE_LEVELS):
+            for k, noise in enumerate(levels):
                 how = Attempts(
                     env, settings, 1000 + k, "action", noise, 1.0, params.collect.time_limit, single_turns=True
                 )
-                rotated = tasks[k * len(tasks) // len(NOISE_LEVELS) :] + tasks[: k * len(tasks) // len(NOISE_LEVELS)]
+                first = k * len(tasks) // len(levels)
+                rotated = tasks[first:] + tasks[:first]
                 passes = -(-per_level // len(tasks))
                 played += [t for _, t in zip(range(per_level), trajectories(how, rotated, passes), strict=False) if t]
             write_records(path, played)
@@ -241,13 +244,12 @@ class _Optimizers:
 def pretrain(params: Params, root: Path, out: Path, *, console: Console | None = None) -> None:
     """Make the checkpoint in `out` (weights, tokenizer, `pretrain.json` with settings, data and loss curve).
 
-    Work in progress lies in `pretrain-<key>` of the work folder, keyed by settings, tasks and seed; deleted when done.
+    Work in progress lies in `pretrain-<key>` of the work folder (see `affine.training.work`); deleted when done.
     """
     keep_freed_memory()
     quiet_transformers()
     settings = params.base.pretrain
-    work = work_root(root) / f"pretrain-{_key(params, root)}"
-    work.mkdir(parents=True, exist_ok=True)
+    work = _work(params, root)
     corpus = build_corpus(params, root, work / "corpus")
     tokenizer = _tokenizer(corpus, params.seed, work)
     renderer = Renderer(tokenizer)
@@ -296,18 +298,19 @@ def _schedule(step: int, total: int) -> float:
     return min((step + 1) / 50, 1.0, max(2 * (total - step) / total, 0.02))
 
 
-def _key(params: Params, root: Path) -> str:
-    identity = [
-        params.seed, params.base.pretrain.model_dump_json(), params.envs.model_dump_json(),
-        *[_sha256(root / "data" / "tasks" / env / "train.jsonl") for env in ENVS],
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+def _task_files(root: Path) -> dict[str, Path]:
+    files = {env: root / "data" / "tasks" / env / "train.jsonl" for env in ENVS}
+    for path in files.values():
+        if not path.is_file():
+            raise FileError(f"{path}: no such file; make the training tasks first (`dvc repro tasks`)")
+    return files
 
 
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        raise FileError(f"{path}: no such file; make the training tasks first (`dvc repro tasks`)")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _work(params: Params, root: Path) -> Path:
+    """Where this very run lies unfinished: another setting, task, environment or line of code has another folder."""
+    identity = {**params.model_dump(mode="json", include={"seed", "envs"}), **params.base.pretrain.model_dump()}
+    inputs = [*_task_files(root).values(), *environment_files(params.envs.prompts)]
+    return work_folder(root, "pretrain", identity, inputs)
 
 
 def _tokenizer(corpus: list[Trajectory], seed: int, work: Path) -> PreTrainedTokenizerFast:
@@ -355,12 +358,13 @@ def _record(
     return {
         "commit": commit or None,
         "seed": params.seed,
+        "tasks_seed": params.tasks.seed,
         "settings": params.base.pretrain.model_dump(),
         "envs": params.envs.model_dump(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "tasks": {env: _sha256(root / "data" / "tasks" / env / "train.jsonl") for env in ENVS},
+        "tasks": {env: file_digest(path) for env, path in _task_files(root).items()},
         "corpus": {
             env: {"episodes": len(rows), "score_mean": round(sum(t.score for t in rows) / max(len(rows), 1), 4)}
             for env, rows in per_env.items()

@@ -128,6 +128,24 @@ def pick(rng: random.Random, words: Sequence[str]) -> Exercise:
     return f"{rows}\nwant: {items[k]}", codes[k]
 
 
+def recipe(rng: random.Random, words: Sequence[str]) -> Exercise:
+    """What a made-up recipe among several needs, and what of it is still missing."""
+    count = rng.randint(2, 5)
+    nouns = rng.sample(words, 12)
+    things = [" ".join(rng.sample(nouns, rng.randint(1, 3))) for _ in range(3 * count)]
+    things = list(dict.fromkeys(things))
+    rows: list[tuple[str, list[str]]] = []
+    for output in things[:count]:
+        used = rng.sample([t for t in things if t != output], rng.choice((1, 1, 2, 2, 3)))
+        rows.append((output, [f"{rng.randint(1, 9)} {name}" for name in used]))
+    lines = "\n".join(f"{rng.randint(1, 6)} {output} from {', '.join(used)}" for output, used in rows)
+    output, used = rng.choice(rows)
+    held = used[: rng.randint(0, len(used))]
+    if held and rng.random() < 0.6:
+        return f"{lines}\nhave {', '.join(held)}; {output} needs?", ", ".join(used[len(held) :]) or "nothing"
+    return f"{lines}\n{output} needs?", ", ".join(used)
+
+
 EXERCISES: tuple[tuple[Callable[[random.Random, Sequence[str]], Exercise], float], ...] = (
     (repeat, 1.0),
     (look_up, 2.0),
@@ -139,6 +157,7 @@ EXERCISES: tuple[tuple[Callable[[random.Random, Sequence[str]], Exercise], float
     (compare, 0.7),
     (spelling, 1.5),
     (pick, 1.5),
+    (recipe, 2.0),
 )
 
 
