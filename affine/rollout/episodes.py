@@ -9,8 +9,11 @@ into the context.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 from affine.envs.env import Env, EnvError, EnvSettings, make, task_rng
 from affine.models.chat import Renderer
@@ -26,6 +29,18 @@ class Ticket:
     task: Task
     sample: int
     seed: int
+
+
+def tickets_of(tasks: Mapping[str, Sequence[Task]], samples: int, seed: int) -> list[Ticket]:
+    """`samples` episodes of every task. Environments take turns, so that slow engines never wait for each other alone
+    at the end."""
+    return [
+        Ticket(task, sample, seed)
+        for sample in range(samples)
+        for row in zip_longest(*tasks.values())
+        for task in row
+        if task is not None
+    ]
 
 
 @dataclass(slots=True)
@@ -45,9 +60,11 @@ class _Seat:
 
 
 class EnvPool:
-    """Environment instances by name, reused from episode to episode."""
+    """Environment instances by name, reused from episode to episode. `seconds` is how long they have taken so far
+    (started, reset, stepped and scored)."""
 
     def __init__(self, settings: EnvSettings) -> None:
+        self.seconds = 0.0
         self._settings = settings
         self._idle: dict[str, list[Env]] = {}
         self._made: list[Env] = []
@@ -61,6 +78,15 @@ class EnvPool:
 
     def give(self, env: Env) -> None:
         self._idle[env.name].append(env)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """What happens inside is the environments' time."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
 
     def close(self) -> None:
         """Close every environment, those of unfinished episodes too."""
@@ -92,6 +118,7 @@ def play_episodes(
 
     Raises EnvError, naming the task, where an environment cannot go on.
     """
+    generator.reset()  # what was played before must not show in the last bits of a result
     results: dict[int, Trajectory] = {}
     waiting = iter(enumerate(tickets))
     seats: dict[int, _Seat] = {}
@@ -100,7 +127,9 @@ def play_episodes(
         seat = seats.pop(slot)
         generator.free(slot)
         env = seat.env
-        trajectory = Trajectory(seat.ticket.task, seat.opening, tuple(seat.turns), env.score(), env.solved(), stop)
+        with envs.timed():
+            score, solved = env.score(), env.solved()
+        trajectory = Trajectory(seat.ticket.task, seat.opening, tuple(seat.turns), score, solved, stop)
         envs.give(env)
         results[seat.index] = trajectory
         if finished:
@@ -116,22 +145,27 @@ def play_episodes(
             if len(results) == len(tickets):
                 return [results[i] for i in range(len(tickets))]
             continue
-        for slot, stop in _advance(seats, generator, renderer, sampling, limits):
-            leave(slot, stop)
+        for slot in _advance(seats, generator, sampling):
+            seat = seats[slot]
+            full = len(seat.reply) >= limits.reply or seat.length + 1 >= limits.context
+            if (full or seat.reply[-1] == renderer.end_of_turn) and (stop := _turn(seat, renderer, envs)):
+                leave(slot, stop)
 
 
 def _sit(index: int, ticket: Ticket, envs: EnvPool, renderer: Renderer) -> _Seat:
     task = ticket.task
-    env = envs.take(task.env)
-    try:
-        opening = tuple(env.reset(task))
-    except EnvError as error:
-        raise _of_task(task, error) from error
+    with envs.timed():
+        env = envs.take(task.env)
+        try:
+            opening = tuple(env.reset(task))
+        except EnvError as error:
+            raise of_task(task, error) from error
     stream = task_rng(task.env, task.level, task.id, task.seed, f"sample/{ticket.seed}/{ticket.sample}")
     return _Seat(index, ticket, env, stream, opening, renderer.opening(opening))
 
 
-def _of_task(task: Task, error: EnvError) -> EnvError:
+def of_task(task: Task, error: EnvError) -> EnvError:
+    """The error with the task's name before it."""
     return EnvError(f"{task.env}, level {task.level}, task {task.id}: {error}")
 
 
@@ -140,52 +174,55 @@ def _fits(seat: _Seat, limits: Limits) -> bool:
     return seat.length + len(seat.pending) < limits.context
 
 
-def _advance(
-    seats: dict[int, _Seat], generator: Generator, renderer: Renderer, sampling: Sampling, limits: Limits
-) -> Iterator[tuple[int, StopReason]]:
-    """One forward pass over all seats, one sampled token each; the seats whose episode ended."""
-    # Long prefills and single tokens go in separate passes, so that padding does not cost more than they do.
-    groups = [
-        [slot for slot in sorted(seats) if len(seats[slot].pending) > 1],
-        [slot for slot in sorted(seats) if len(seats[slot].pending) == 1],
-    ]
-    ended: list[tuple[int, StopReason]] = []
-    for slots in groups:
-        if not slots:
-            continue
-        logits_NV = generator.extend(slots, [seats[slot].pending for slot in slots])
-        for slot in slots:
-            seats[slot].length += len(seats[slot].pending)
-        tokens, logprobs = draw(logits_NV, [seats[slot].stream for slot in slots], sampling)
-        for slot, token, logprob in zip(slots, tokens, logprobs, strict=True):
-            seat = seats[slot]
-            seat.reply.append(token)
-            seat.logprobs.append(logprob)
-            seat.pending = [token]
-            full = len(seat.reply) >= limits.reply or seat.length + 1 >= limits.context
-            if (token == renderer.end_of_turn or full) and (stop := _turn(seat, renderer)):
-                ended.append((slot, stop))
-    yield from sorted(ended)
+def _advance(seats: dict[int, _Seat], generator: Generator, sampling: Sampling) -> list[int]:
+    """One forward pass over all seats, one sampled token each; their slots."""
+    slots = sorted(seats)
+    logits_NV = generator.extend(slots, [seats[slot].pending for slot in slots])
+    tokens, logprobs = draw(logits_NV, [seats[slot].stream for slot in slots], sampling)
+    for slot, token, logprob in zip(slots, tokens, logprobs, strict=True):
+        seat = seats[slot]
+        seat.length += len(seat.pending)
+        seat.reply.append(token)
+        seat.logprobs.append(logprob)
+        seat.pending = [token]
+    return slots
 
 
-def _turn(seat: _Seat, renderer: Renderer) -> StopReason | None:
+def play_turn(
+    env: Env,
+    task: Task,
+    turns: list[Turn],
+    text: str,
+    *,
+    token_ids: tuple[int, ...] = (),
+    logprobs: tuple[float, ...] = (),
+) -> StopReason | None:
+    """Hand a complete reply to the environment and add the turn to `turns`; why the episode ended, if it did."""
+    before = env.score()
+    try:
+        result = env.step(text)
+    except EnvError as error:
+        raise of_task(task, error) from error
+    last = result.done or len(turns) + 1 >= env.turn_limit
+    observation = "" if last else result.observation
+    progress = env.score() - before
+    turn = Turn(text, observation, result.reward, result.valid, progress=progress)
+    turns.append(replace(turn, token_ids=token_ids, logprobs=logprobs))
+    if result.done:
+        return StopReason.SOLVED if env.solved() else StopReason.FAILED
+    return StopReason.TURN_LIMIT if last else None
+
+
+def _turn(seat: _Seat, renderer: Renderer, envs: EnvPool) -> StopReason | None:
     """Hand a complete reply to the environment; why the episode ended, if it did."""
     text = renderer.text(seat.reply)
-    try:
-        result = seat.env.step(text)
-    except EnvError as error:
-        raise _of_task(seat.ticket.task, error) from error
-    last = result.done or len(seat.turns) + 1 >= seat.env.turn_limit
-    observation = "" if last else result.observation
-    seat.turns.append(
-        Turn(text, observation, result.reward, result.valid, True, tuple(seat.reply), tuple(seat.logprobs))
-    )
-    if result.done:
-        return StopReason.SOLVED if seat.env.solved() else StopReason.FAILED
-    if last:
-        return StopReason.TURN_LIMIT
+    ids, logprobs = tuple(seat.reply), tuple(seat.logprobs)
+    with envs.timed():
+        stop = play_turn(seat.env, seat.ticket.task, seat.turns, text, token_ids=ids, logprobs=logprobs)
+    if stop:
+        return stop
     closing = [] if seat.reply[-1] == renderer.end_of_turn else [renderer.end_of_turn]
     # The last sampled token has not been through the model yet.
-    seat.pending = [seat.reply[-1], *closing, *renderer.observation(observation)]
+    seat.pending = [seat.reply[-1], *closing, *renderer.observation(seat.turns[-1].observation)]
     seat.reply, seat.logprobs = [], []
     return None

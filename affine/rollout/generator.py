@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
+from affine.rollout.ragged import RaggedGenerator, fits_ragged
+
 
 class Generator(Protocol):
     """What the episode loop needs of an engine."""
@@ -29,6 +31,18 @@ class Generator(Protocol):
     def free(self, slot: int) -> None:
         """Empty a slot."""
         ...
+
+    def reset(self) -> None:
+        """Begin anew: every slot empty, nothing remembered, and the model's weights as they are now."""
+        ...
+
+
+def make_generator(model: PreTrainedModel, slots: int, context: int, dtype: torch.dtype = torch.float32) -> Generator:
+    """The fastest engine for `model` where it is: ragged passes for Qwen3 on a CPU (`dtype` is the format of their
+    products), else transformers' own forward."""
+    if fits_ragged(model):
+        return RaggedGenerator(model, slots, context, dtype)
+    return CachedGenerator(model, slots, context)
 
 
 class _SlotCache:
@@ -90,9 +104,26 @@ class CachedGenerator:
     def free(self, slot: int) -> None:
         self._lengths[slot] = 0
 
+    def reset(self) -> None:
+        """See `Generator.reset`."""
+        self._lengths = [0] * self.slots
+
     @torch.inference_mode()
     def extend(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         """See `Generator.extend`. Raises ValueError where a slot would outgrow the context."""
+        # Long prefills and single tokens go in separate passes, so that padding does not cost more than they do.
+        groups = [[i for i, new in enumerate(tokens) if (len(new) > 1) is several] for several in (True, False)]
+        groups = [group for group in groups if group]
+        parts = [self._pass([slots[i] for i in group], [tokens[i] for i in group]) for group in groups]
+        if len(parts) == 1:
+            return parts[0]
+        logits_NV = parts[0].new_empty(len(slots), parts[0].shape[1])
+        for group, part in zip(groups, parts, strict=True):
+            logits_NV[group] = part
+        return logits_NV
+
+    def _pass(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        """One forward pass, every chunk padded to the longest."""
         device = self._model.device
         order = sorted(range(len(slots)), key=lambda i: slots[i])  # all slots in order: views, not copies
         chosen = [slots[i] for i in order]

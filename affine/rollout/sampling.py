@@ -36,10 +36,10 @@ def draw(
         if sampling.top_p < 1:
             logprobs_NV = _nucleus(logprobs_NV, sampling.top_p)
         uniform_N1 = torch.tensor([[stream.random()] for stream in streams], dtype=torch.float64)
-        cumulative_NV = logprobs_NV.double().exp().cumsum(-1)
+        cumulative_NV = logprobs_NV.exp().cumsum(-1, dtype=torch.float64)
         # Scaled by the last sum, which rounding may leave a hair under 1.
         point_N1 = uniform_N1.to(cumulative_NV.device) * cumulative_NV[:, -1:]
-        chosen = (cumulative_NV > point_N1).int().argmax(-1)
+        chosen = torch.searchsorted(cumulative_NV, point_N1, right=True)[:, 0]  # the first sum above the point
     picked = logprobs_NV.gather(1, chosen[:, None])[:, 0]
     return chosen.tolist(), picked.tolist()
 

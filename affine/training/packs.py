@@ -17,17 +17,25 @@ IGNORED = -100
 
 
 class Packs(torch.utils.data.Dataset[dict[str, list[int]]]):
-    """Packed rows, in the order in which they are trained."""
+    """Packed rows, in the order in which they are trained. Their number is filled up to a multiple of `processes` by
+    packs without loss: dealt out as they are, the last would be repeated for processes that got none."""
 
-    def __init__(self, rows: Sequence[Demonstration], packs: Sequence[Sequence[int]]) -> None:
+    def __init__(self, rows: Sequence[Demonstration], packs: Sequence[Sequence[int]], processes: int = 1) -> None:
         self.rows = rows
         self.packs = packs
+        self._filled = -(-len(packs) // processes) * processes
 
     def __len__(self) -> int:
-        return len(self.packs)
+        return self._filled
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
-        """`input_ids` and `labels` of one length, `seq_lengths` of the sequences in them."""
+        """`input_ids` and `labels` of one length, `seq_lengths` of the sequences in them. Raises IndexError past the
+        end, which is also how an iteration ends."""
+        if not 0 <= index < self._filled:
+            raise IndexError(f"pack {index} of {self._filled}")
+        if index >= len(self.packs):
+            pack = self[0]
+            return {**pack, "labels": [IGNORED] * len(pack["labels"])}
         rows = [self.rows[k] for k in self.packs[index]]
         return {
             "input_ids": [token for row in rows for token in row.input_ids],
@@ -44,11 +52,11 @@ class Packs(torch.utils.data.Dataset[dict[str, list[int]]]):
         return [f"{self.rows[k].env} {self.rows[k].task}" for part in self.packs[first:last] for k in part]
 
 
-def epochs(rows: Sequence[Demonstration], sft: SftParams, seed: int) -> Packs:
-    """The packs of all epochs, each in its own order."""
+def epochs(rows: Sequence[Demonstration], sft: SftParams, seed: int, processes: int = 1) -> Packs:
+    """The packs of all epochs, each in its own order, for so many processes."""
     lengths = [len(row) for row in rows]
     drawn = [pack(lengths, sft.batch_tokens, random.Random(f"sft/{seed}/{epoch}")) for epoch in range(sft.epochs)]
-    return Packs(rows, [part for epoch in drawn for part in epoch])
+    return Packs(rows, [part for epoch in drawn for part in epoch], processes)
 
 
 def by_env(rows: Sequence[Demonstration], budget: int) -> tuple[Packs, list[int]]:

@@ -1,15 +1,14 @@
-"""Multi-turn PPO with a value head (Schulman et al., 2017, arXiv 1707.06347), top to bottom.
+"""Multi-turn PPO (Schulman et al., 2017, arXiv 1707.06347), top to bottom.
 
 One iteration: the rollout workers play `episodes` training tasks with the current adapter; one pass over
-what they played gives old log-probabilities, values and the reference's log-probabilities; the reward is the
-episode's score at its last token minus kl times the log-ratio to the SFT policy at every agent token;
-advantages by GAE over turns or tokens, normalised within each environment; then clipped updates on the
-agent's tokens, every environment carrying the same weight.
+what they played gives old log-probabilities, values and the reference's log-probabilities
+(`affine.training.policy`); rewards, advantages and weights follow from those (`affine.training.estimates`); then
+clipped updates on the agent's tokens. Which tasks are played is `affine.training.curriculum`'s, which adapter is kept
+in the end `affine.training.selection`'s.
 
 The reference policy is the SFT adapter on the same base, never a second model.
 
-Axis legend: B episodes in a minibatch, T tokens, E hidden width, A agent tokens of the minibatch, V vocabulary.
-Position t of a [B, T-1] array speaks of token t+1: who predicts it, what it was worth.
+Axis legend: A agent tokens of a minibatch.
 """
 
 from __future__ import annotations
@@ -24,154 +23,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from affine.envs import env as env_module
-from affine.envs.env import EnvSettings
 from affine.errors import AffineError
 from affine.files import published, read_json, write_json
-from affine.models.attention import PACKED_SDPA, choose_dtype, suit_attention
+from affine.logs import FOLDER
+from affine.models.attention import choose_dtype
 from affine.models.chat import Renderer
 from affine.models.checkpoint import check_checkpoint
 from affine.models.lora import base_digest, base_files, load_adapter, load_base, save_adapter, trainable_parameters
-from affine.models.memory import keep_freed_memory
+from affine.models.memory import estimate_training, keep_freed_memory, out_of_memory
 from affine.models.quiet import quiet_transformers
 from affine.params import Params, PpoParams
-from affine.rollout.episodes import Limits, Ticket
-from affine.rollout.pool import Players, RolloutPool
+from affine.rollout.pool import RolloutPool, players_of
 from affine.rollout.sampling import Sampling
 from affine.rollout.weights import adapter_weights
 from affine.tasks import load_tasks
-from affine.training.gae import advantages, by_turn, to_tokens
+from affine.training.curriculum import Curriculum, draw_tickets
+from affine.training.estimates import Sample, estimate, explained_variance, informative, to_sample
 from affine.training.live import Curves
-from affine.training.work import work_folder
+from affine.training.policy import PARTS, Policy, annotate, microbatches, pad
+from affine.training.ranks import Ranks
+from affine.training.selection import Selection, validation_score, validation_tickets
+from affine.training.track import THROUGHPUT
+from affine.training.work import environment_files, work_folder
 from affine.types import ENVS, Split, Task, Trajectory
 
 ENV_ORDER = {env: k for k, env in enumerate(ENVS)}
 
-PARTS = 4
-"""A minibatch is computed in at least so many parts of similar length: less padding, less memory."""
-
-WARMUP = 5
-"""Iterations over which the policy's learning rate rises. Adam's first steps are as long as later ones whatever the
-gradient is worth; at full rate they cost more than ten iterations could win back."""
-
-MIN_DEVIATION = 0.1
-"""Advantages are divided by no less: where an environment is all but solved (or all but hopeless), what varies
-is mostly the value head's error, and blowing that up to unit variance trains on noise."""
+KL_GAIN = 0.1
+"""Of the adaptive KL controller; errors beyond 20 % count as 20 %."""
 
 
 class PpoError(AffineError):
     """Training cannot go on; names the iteration and what to change."""
-
-
-class ValueHead(torch.nn.Module):
-    """Two layers on the policy's hidden states. The hidden states are detached: a small adapter would
-    otherwise give up policy for value. The last layer starts at zero, so values start at 0."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inner = torch.nn.Linear(width, width)
-        self.outer = torch.nn.Linear(width, 1)
-        torch.nn.init.zeros_(self.outer.weight)
-        torch.nn.init.zeros_(self.outer.bias)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[..., E] -> [...]"""
-        value: torch.Tensor = self.outer(torch.tanh(self.inner(hidden.detach().float()))).squeeze(-1)
-        return value
-
-
-@dataclass(slots=True)
-class Sample:
-    """One played episode with what PPO knows of it; the lists run over its agent tokens."""
-
-    env: str
-    task: str
-    ids: list[int]
-    mask: list[int]
-    turn_lengths: list[int]
-    score: float
-    sampled: list[float]
-    old: list[float] = field(default_factory=list)
-    reference: list[float] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    advantages: list[float] = field(default_factory=list)
-    returns: list[float] = field(default_factory=list)
-    weight: float = 0.0
-
-
-def to_sample(trajectory: Trajectory, renderer: Renderer) -> Sample:
-    """An episode as one token sequence; agent tokens are exactly the sampled ones."""
-    tokens = renderer.trajectory(trajectory)
-    lengths = [len(turn.token_ids) for turn in trajectory.turns]
-    sampled = [logprob for turn in trajectory.turns for logprob in turn.logprobs]
-    assert sum(tokens.action_mask) == len(sampled) == sum(lengths)
-    task = trajectory.task
-    name = f"{task.level}/{task.id}"
-    return Sample(task.env, name, tokens.ids, tokens.action_mask, lengths, trajectory.score, sampled)
-
-
-class Policy:
-    """The model with adapters "default" (trained) and "reference" (the SFT's, frozen), and the value head."""
-
-    def __init__(self, model: PeftModel, temperature: float, dtype: torch.dtype = torch.float32) -> None:
-        self.model = model
-        self._dtype = dtype
-        # What `auto` and `sdpa` come to; FlashAttention and eager stay as asked for.
-        self._suit = model.config._attn_implementation == PACKED_SDPA
-        self.value_head = ValueHead(model.config.hidden_size).to(model.device)
-        self._temperature = temperature
-
-    def forward(
-        self, ids_BT: torch.Tensor, action_BT: torch.Tensor, adapter: str = "default"
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-probability, entropy and value [A] of the agent's tokens, in row-major order. Only those
-        positions ever get logits. Padding lies on the right, where causality hides it."""
-        if self.model.active_adapter != adapter:
-            self.model.set_adapter(adapter)
-        causal = self.model.get_base_model()
-        if self._suit:
-            suit_attention(causal, ids_BT.shape[1])
-        chosen_BT = action_BT[:, 1:].bool()
-        with torch.autocast(ids_BT.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            hidden_BTE = causal.model(input_ids=ids_BT, use_cache=False).last_hidden_state
-            hidden_AE = hidden_BTE[:, :-1][chosen_BT]
-            logits_AV = causal.lm_head(hidden_AE)
-        logprob_AV = (logits_AV.float() / self._temperature).log_softmax(-1)
-        logprob_A = logprob_AV.gather(1, ids_BT[:, 1:][chosen_BT][:, None])[:, 0]
-        entropy_A = -(logprob_AV.exp() * logprob_AV).sum(-1)
-        return logprob_A, entropy_A, self.value_head(hidden_AE)
-
-    def trainable(self) -> list[torch.nn.Parameter]:
-        """The trained adapter's weights, in a fixed order."""
-        return [p for name, p in self.model.named_parameters() if ".default." in name]
-
-
-def pad(samples: list[Sample], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and action mask [B, T], right-padded."""
-    longest = max(len(sample.ids) for sample in samples)
-    ids_BT = torch.zeros(len(samples), longest, dtype=torch.long)
-    action_BT = torch.zeros(len(samples), longest)
-    for row, sample in enumerate(samples):
-        ids_BT[row, : len(sample.ids)] = torch.tensor(sample.ids)
-        action_BT[row, : len(sample.mask)] = torch.tensor(sample.mask)
-    return ids_BT.to(device), action_BT.to(device)
-
-
-def microbatches(samples: list[Sample], tokens: int) -> list[list[Sample]]:
-    """Groups of similar length with at most `tokens` padded tokens each, shortest first."""
-    batches: list[list[Sample]] = []
-    for sample in sorted(samples, key=lambda s: len(s.ids)):
-        if batches and (len(batches[-1]) + 1) * len(sample.ids) <= tokens:
-            batches[-1].append(sample)
-        else:
-            batches.append([sample])
-    return batches
 
 
 def minibatches(samples: list[Sample], tokens: int, rng: random.Random) -> list[list[Sample]]:
@@ -182,52 +71,6 @@ def minibatches(samples: list[Sample], tokens: int, rng: random.Random) -> list[
     count = -(-sum(len(sample.ids) for sample in samples) // tokens)
     order = sorted(rng.sample(samples, len(samples)), key=lambda s: ENV_ORDER.get(s.env, len(ENVS)))
     return [part for k in range(count) if (part := order[k::count])]
-
-
-def annotate(policy: Policy, samples: list[Sample], tokens: int) -> None:
-    """Fill in old and reference log-probabilities and values, without gradients."""
-    with torch.no_grad():
-        for adapter in ("reference", "default"):
-            for batch in microbatches(samples, tokens // PARTS):
-                logprob_A, _, value_A = policy.forward(*pad(batch, policy.model.device), adapter)
-                counts = [sum(sample.turn_lengths) for sample in batch]
-                parts = zip(batch, torch.split(logprob_A, counts), torch.split(value_A, counts), strict=True)
-                for sample, logprobs, values in parts:
-                    if adapter == "reference":
-                        sample.reference = logprobs.tolist()
-                    else:
-                        sample.old, sample.values = logprobs.tolist(), values.tolist()
-
-
-def estimate(samples: list[Sample], settings: PpoParams) -> None:
-    """Advantages and returns of every agent token; normalised advantages and weights per environment."""
-    for sample in samples:
-        rewards = [-settings.kl * (o - r) for o, r in zip(sample.old, sample.reference, strict=True)]
-        rewards[-1] += sample.score
-        values = sample.values
-        if settings.gae == "turn":
-            starts = [sum(sample.turn_lengths[:k]) for k in range(len(sample.turn_lengths))]
-            turn_values = [values[start] for start in starts]
-            turn_advantages = advantages(
-                by_turn(rewards, sample.turn_lengths), turn_values, settings.gamma, settings.lam
-            )
-            turn_returns = [a + v for a, v in zip(turn_advantages, turn_values, strict=True)]
-            sample.advantages = to_tokens(turn_advantages, sample.turn_lengths)
-            sample.returns = to_tokens(turn_returns, sample.turn_lengths)
-        else:
-            sample.advantages = advantages(rewards, values, settings.gamma, settings.lam)
-            sample.returns = [a + v for a, v in zip(sample.advantages, values, strict=True)]
-    by_env: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        by_env[sample.env].append(sample)
-    total = sum(len(sample.advantages) for sample in samples)
-    for members in by_env.values():
-        flat = torch.tensor([a for sample in members for a in sample.advantages], dtype=torch.float64)
-        mean, deviation = flat.mean().item(), flat.std(correction=0).item()
-        for sample in members:
-            sample.advantages = [(a - mean) / max(deviation, MIN_DEVIATION) for a in sample.advantages]
-            # Every environment weighs the same, however long its replies are; the mean weight is 1.
-            sample.weight = total / (len(by_env) * len(flat))
 
 
 @dataclass(slots=True)
@@ -242,15 +85,25 @@ class Diagnostics:
         for name, value in values.items():
             self.sums[name] += tokens * value
 
+    def combine(self, ranks: Ranks) -> None:
+        """Take in the other ranks' sums."""
+        parts = ranks.gather([(self.tokens, dict(self.sums))])
+        self.tokens, self.sums = 0, defaultdict(float)
+        for tokens, sums in parts:
+            self.tokens += tokens
+            for name, total in sums.items():
+                self.sums[name] += total
+
     def means(self) -> dict[str, float]:
         return {name: total / max(self.tokens, 1) for name, total in self.sums.items()}
 
 
 def update(
     policy: Policy, optimizer: torch.optim.Optimizer, samples: list[Sample], settings: PpoParams,
-    rng: random.Random, *, value_only: bool,
+    rng: random.Random, *, value_only: bool, ranks: Ranks | None = None,
 ) -> dict[str, float]:  # fmt: skip
-    """One iteration's gradient steps; stops early once approx_kl passes `target_kl`.
+    """One iteration's gradient steps; stops early once approx_kl passes `target_kl`. Each of `ranks` computes its share
+    of every minibatch; all take the same steps.
 
     `value_only` (warm-up) trains the value head alone. Raises PpoError, before the step is taken, on a loss or
     a gradient that is not finite.
@@ -264,9 +117,12 @@ def update(
             # Not the mean over a part's own tokens: parts of similar length hold different environments, and those
             # with short replies would weigh less beside others.
             total = sum(len(sample.old) for sample in batch)
-            for part in microbatches(batch, settings.minibatch_tokens // PARTS):
+            for part in microbatches(ranks.part(batch) if ranks else batch, settings.minibatch_tokens // PARTS):
                 loss = _losses(policy, part, settings, step, value_only=value_only) / total
                 loss.backward()  # type: ignore[no-untyped-call]
+            if ranks:
+                ranks.sum_gradients(parameters)
+                step.combine(ranks)
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
             means = step.means()
             if not (torch.isfinite(norm) and math.isfinite(means["policy_loss"] + means["value_loss"])):
@@ -299,7 +155,8 @@ def _losses(
     policy_loss_A = -torch.minimum(ratio_A * column["advantages"], clipped_A * column["advantages"])
     near_A = column["values"] + (value_A - column["values"]).clamp(-settings.value_clip, settings.value_clip)
     value_loss_A = 0.5 * torch.maximum((value_A - column["returns"]) ** 2, (near_A - column["returns"]) ** 2)
-    loss_A = settings.value_coef * value_loss_A
+    # Groups need no value head, and none is trained.
+    loss_A = settings.value_coef * value_loss_A if settings.advantage == "gae" else torch.zeros_like(value_loss_A)
     if not value_only:
         loss_A = loss_A + policy_loss_A - settings.entropy_coef * entropy_A
     step.add(
@@ -315,37 +172,15 @@ def _losses(
     return (weight_A * loss_A).sum()
 
 
-def explained_variance(samples: list[Sample]) -> float:
-    """1 - Var(return - value) / Var(return) over agent tokens; 0 where returns do not vary."""
-    returns = torch.tensor([r for s in samples for r in s.returns], dtype=torch.float64)
-    values = torch.tensor([v for s in samples for v in s.values], dtype=torch.float64)
-    variance = returns.var(correction=0).item()
-    return 1 - (returns - values).var(correction=0).item() / variance if variance > 0 else 0.0
+def check_scores(trajectories: list[Trajectory]) -> None:
+    """Raises PpoError naming the first task whose score is not finite."""
+    for task in (t.task for t in trajectories if not math.isfinite(t.score)):
+        raise PpoError(
+            f"the score of {task.env}, level {task.level}, task {task.id} is no number: the environment's fault"
+        )
 
 
-def draw_tickets(tasks: dict[str, list[Task]], params: Params, iteration: int) -> list[Ticket]:
-    """The training tasks of one iteration: environments in proportion to their weights, mixed."""
-    rng = random.Random(f"ppo/{params.seed}/{iteration}/tasks")
-    weights = {env: w for env, w in params.ppo.weights.as_dict().items() if w > 0}
-    shares = {env: params.ppo.episodes * w / sum(weights.values()) for env, w in weights.items()}
-    counts = {env: math.floor(share) for env, share in shares.items()}
-    # Largest remainders first, ties in the order of the table.
-    spare = params.ppo.episodes - sum(counts.values())
-    for env in sorted(shares, key=lambda e: counts[e] - shares[e])[:spare]:
-        counts[env] += 1
-    tickets: list[Ticket] = []
-    for env, count in counts.items():
-        rounds, rest = divmod(count, len(tasks[env]))
-        drawn = [tasks[env]] * rounds + [rng.sample(tasks[env], rest)]
-        # A task that comes again in one iteration is played from another random stream.
-        tickets += [
-            Ticket(task, iteration * (rounds + 1) + k, params.seed) for k, part in enumerate(drawn) for task in part
-        ]
-    rng.shuffle(tickets)
-    return tickets
-
-
-def rollout_metrics(trajectories: list[Trajectory], samples: list[Sample]) -> dict[str, float]:
+def rollout_metrics(trajectories: list[Trajectory]) -> dict[str, float]:
     """Score and success per environment and over all (mean of environments), lengths, invalid actions."""
     metrics: dict[str, float] = {}
     for env in ENVS:
@@ -355,24 +190,26 @@ def rollout_metrics(trajectories: list[Trajectory], samples: list[Sample]) -> di
             metrics[f"success/{env}"] = sum(t.solved for t in played) / len(played)
     scores = [value for name, value in metrics.items() if name.startswith("score/")]
     turns = [turn for t in trajectories for turn in t.turns]
-    gaps = [abs(a - b) for s in samples for a, b in zip(s.sampled, s.old, strict=True)]
-    logs = [o - r for s in samples for o, r in zip(s.old, s.reference, strict=True)]
     return {
         **metrics,
         "score/overall": sum(scores) / len(scores),
         "turns": len(turns) / len(trajectories),
         "reply_tokens": sum(len(turn.token_ids) for turn in turns) / len(turns),
         "invalid": sum(not turn.valid for turn in turns) / len(turns),
-        "reference_kl": sum(logs) / len(logs),
-        "sampler_gap": max(gaps),
     }
 
 
-def _env_files(prompts: str) -> list[Path]:
-    """What the environments are made of; the trainer's own process imports none of it."""
-    folder = Path(env_module.__file__).parent
-    files = sorted(path for path in folder.rglob("*") if path.suffix in {".py", ".json"})
-    return [*files, Path(prompts)] if Path(prompts).is_file() else files
+def distances(samples: list[Sample]) -> dict[str, float]:
+    """Nats per agent token from the SFT policy, and the largest gap between sampler and trainer."""
+    logs = [o - r for s in samples for o, r in zip(s.old, s.reference, strict=True)]
+    gaps = [abs(a - b) for s in samples for a, b in zip(s.sampled, s.old, strict=True)]
+    return {"reference_kl": sum(logs) / len(logs), "sampler_gap": max(gaps)}
+
+
+def adapted(kl: float, observed: float, target: float) -> float:
+    """The price of a nat after an iteration that lay `observed` nats per token from the SFT policy (Ziegler et al.,
+    2019, arXiv 1909.08593)."""
+    return kl * (1 + KL_GAIN * min(max(observed / target - 1, -0.2), 0.2))
 
 
 class Trainer:
@@ -384,7 +221,8 @@ class Trainer:
         self.digest = base_digest(base)
         torch.use_deterministic_algorithms(mode=True)
         torch.manual_seed(params.seed)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.ranks = Ranks()
+        device = self.ranks.device
         dtype = choose_dtype(self.settings.dtype, device)
         model = load_base(base, attention=params.sft.attention, dtype=dtype, device=device)
         peft = load_adapter(model, sft, self.digest, trainable=True)
@@ -401,14 +239,19 @@ class Trainer:
         )
         self.renderer = Renderer(AutoTokenizer.from_pretrained(base, local_files_only=True))
         inputs = [*base_files(base), base / "tokenizer.json", sft / "adapter_config.json"]
-        inputs += [sft / "adapter_model.safetensors", *_env_files(params.envs.prompts)]
-        inputs += [root / "data" / "tasks" / env / "train.jsonl" for env in ENVS]
+        inputs += [sft / "adapter_model.safetensors", *environment_files(params.envs.prompts)]
+        folders = [root / "data" / "tasks" / env for env in ENVS]
+        inputs += [folder / f"{split.value}.jsonl" for folder in folders for split in (Split.TRAIN, Split.VALIDATION)]
         sections = ("seed", "ppo", "rollout", "envs")
         identity = {**params.model_dump(include=set(sections)), "attention": params.sft.attention}
         self.work = work_folder(root, "ppo", identity, inputs)
         self.last: dict[str, float] = {}
+        self.kl = self.settings.kl
+        self.curriculum = Curriculum()
+        self.selection = Selection()
         self.iteration = self._resume()
-        self.curves = Curves(self.work / "live", self.iteration)
+        self.ranks.wait()  # until all have read the checkpoint
+        self.curves = Curves(self.work / "live", self.iteration) if self.ranks.main else None
 
     def adapter_state(self) -> dict[str, torch.Tensor]:
         """The trained adapter's tensors, by peft's names."""
@@ -420,8 +263,8 @@ class Trainer:
     def save(self) -> None:
         """A checkpoint in the work folder, whole or not at all."""
         with published(self.work / "checkpoint") as folder:
-            state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.adapter_state().items()}
-            save_file(state, folder / "adapter.safetensors")
+            adapter = {name: tensor.detach().cpu().contiguous() for name, tensor in self.adapter_state().items()}
+            save_file(adapter, folder / "adapter.safetensors")
             save_file(self.policy.value_head.state_dict(), folder / "value_head.safetensors")
             slots = {
                 f"{g}.{i}.{name}": value.detach().cpu().clone()
@@ -430,7 +273,18 @@ class Trainer:
                 for name, value in sorted(self.optimizer.state[p].items())
             }
             save_file(slots, folder / "optimizer.safetensors")
-            write_json(folder / "state.json", {"iteration": self.iteration, "last": self.last})
+            if self.selection.kept is not None:
+                save_file(self.selection.adapter, folder / "kept_adapter.safetensors")
+                save_file(self.selection.value_head, folder / "kept_value_head.safetensors")
+            state = {
+                "iteration": self.iteration,
+                "kl": self.kl,
+                "curriculum": self.curriculum.variances,
+                "validation": list(self.selection.scores.items()),
+                "kept": self.selection.kept,
+                "last": self.last,
+            }
+            write_json(folder / "state.json", state)
 
     def _resume(self) -> int:
         folder = self.work / "checkpoint"
@@ -443,41 +297,106 @@ class Trainer:
             p = self.optimizer.param_groups[int(g)]["params"][int(i)]
             self.optimizer.state[p][name] = value if name == "step" else value.to(p.device)
         state = read_json(folder / "state.json")
-        self.last = state["last"]
+        self.last, self.kl, self.curriculum = state["last"], state["kl"], Curriculum(state["curriculum"])
+        if state["kept"] is not None:
+            kept = (load_file(folder / f"kept_{name}.safetensors") for name in ("adapter", "value_head"))
+            self.selection = Selection(dict(state["validation"]), state["kept"], *kept)
         return int(state["iteration"])
 
     def iterate(self, pool: RolloutPool, tasks: dict[str, list[Task]], clock: dict[str, float]) -> dict[str, float]:
-        """One iteration: play, judge, update. Returns what the curves show."""
+        """One iteration: play, judge, update. Returns what the curves show; what they say of tokens is about those
+        trained on (`informative` is their episodes' share), and missing where no group had anything to say. Adds to
+        `clock` the seconds that this process spent to generate, in the environment (measured in the rollout workers),
+        to annotate and to update."""
         settings = self.settings
-        started = time.perf_counter()
+        started, in_environments = time.perf_counter(), pool.environment_seconds
         pool.load(adapter_weights(self.adapter_state(), self.scale))
-        tickets = draw_tickets(tasks, self.params, self.iteration)
-        trajectories = pool.play(tickets, Sampling(settings.temperature))
+        tickets = draw_tickets(tasks, settings, self.params.seed, self.iteration, self.curriculum)
+        played_here = pool.play(self.ranks.part(tickets), Sampling(settings.temperature))
+        trajectories = self.ranks.gather(played_here)
         played = time.perf_counter()
         # An opening that leaves no room for a reply teaches nothing.
         trajectories = [t for t in trajectories if t.turns]
         if not trajectories:
             raise PpoError("no opening left room for a reply; raise rollout.context")
-        samples = [to_sample(trajectory, self.renderer) for trajectory in trajectories]
-        annotate(self.policy, samples, settings.minibatch_tokens)
-        estimate(samples, settings)
-        metrics = rollout_metrics(trajectories, samples)
+        check_scores(trajectories)
+        samples = informative([to_sample(trajectory, self.renderer) for trajectory in trajectories], settings)
+        annotate(self.policy, samples, settings.minibatch_tokens, self.ranks)
+        annotated = time.perf_counter()
+        estimate(samples, settings, self.kl)
+        metrics = rollout_metrics(trajectories)
+        metrics |= {"informative": len(samples) / len(trajectories), "kl_coef": self.kl}
         fraction = 1 - self.iteration / settings.iterations
-        risen = min(1.0, (self.iteration - settings.value_warmup + 1) / WARMUP)
+        value_warmup = settings.value_warmup if settings.advantage == "gae" else 0
+        # Adam's first steps are as long as later ones whatever the gradient is worth.
+        risen = min(1.0, (self.iteration - value_warmup + 1) / max(settings.warmup, 1))
         rates = (settings.learning_rate * fraction * max(risen, 0.0), settings.value_learning_rate * fraction)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         rng = random.Random(f"ppo/{self.params.seed}/{self.iteration}/update")
-        value_only = self.iteration < settings.value_warmup
-        try:
-            metrics |= update(self.policy, self.optimizer, samples, settings, rng, value_only=value_only)
-        except PpoError as error:
-            raise PpoError(f"iteration {self.iteration + 1}: {error}") from None
-        metrics["explained_variance"] = explained_variance(samples)
+        if samples:
+            value_only = self.iteration < value_warmup
+            metrics |= distances(samples)
+            metrics |= update(
+                self.policy, self.optimizer, samples, settings, rng, value_only=value_only, ranks=self.ranks
+            )
+            if settings.advantage == "gae":
+                metrics["explained_variance"] = explained_variance(samples)
+            if settings.kl_target:
+                self.kl = adapted(self.kl, metrics["reference_kl"], settings.kl_target)
+        self.curriculum.learn(trajectories)
         metrics["learning_rate"] = rates[0]
-        clock["rollout"] += played - started
-        clock["update"] += time.perf_counter() - played
+        in_environments = pool.environment_seconds - in_environments
+        clock["generate"] += played - started - in_environments
+        clock["environment"] += in_environments
+        clock["annotate"] += annotated - played
+        clock["update"] += time.perf_counter() - annotated
+        if self.curves:
+            sampled = sum(len(turn.token_ids) for t in trajectories for turn in t.turns)
+            trained = sum(len(sample.ids) for sample in samples)  # prompts and observations included
+            throughput = {
+                "rollout_tokens_per_second": sampled / (played - started),
+                "update_tokens_per_second": trained / (time.perf_counter() - played),
+            }
+            self.curves.log_throughput(self.iteration + 1, throughput)
         return metrics
+
+    def validate(
+        self, pool: RolloutPool, tasks: dict[str, list[Task]], iteration: int, clock: dict[str, float]
+    ) -> float:
+        """Play the validation tasks with the adapter after `iteration`, which becomes a candidate to be kept. Returns
+        its score; adds to `clock` as `iterate` does."""
+        started, in_environments = time.perf_counter(), pool.environment_seconds
+        pool.load(adapter_weights(self.adapter_state(), self.scale))
+        tickets = validation_tickets(tasks, self.settings.validation_samples, self.params.seed)
+        played = self.ranks.gather(pool.play(self.ranks.part(tickets), Sampling(self.settings.temperature)))
+        check_scores(played)
+        score = validation_score(played)
+        self.selection.offer(iteration, score, self.adapter_state(), self.policy.value_head.state_dict())
+        in_environments = pool.environment_seconds - in_environments
+        clock["generate"] += time.perf_counter() - started - in_environments
+        clock["environment"] += in_environments
+        return score
+
+    def take_kept(self) -> None:
+        """Go back to the best candidate, where there were any."""
+        if self.selection.kept is not None:
+            set_peft_model_state_dict(self.policy.model, self.selection.adapter, adapter_name="default")
+            self.policy.value_head.load_state_dict(self.selection.value_head)
+
+    def memory_advice(self) -> str:
+        """What to lower where memory ran out, with an estimate of what it takes."""
+        minibatch, context = self.settings.minibatch_tokens, self.params.rollout.context
+        # A part holds at least one episode, however small the minibatch.
+        tokens = max(minibatch // PARTS, context)
+        need = estimate_training(self.policy.model, tokens, checkpointing=False)
+        half = estimate_training(self.policy.model, max(minibatch // 2 // PARTS, context), checkpointing=False)
+        return (
+            f"out of memory; about {need.total_gb:.2g} GB are needed ({need.fixed_gb:.2g} GB of weights and optimizer,"
+            f" the rest for {tokens} tokens: 1/{PARTS} of ppo.minibatch_tokens, now {minibatch}, but no less than"
+            f" rollout.context, now {context}). ppo.minibatch_tokens {minibatch // 2} needs about"
+            f" {half.total_gb:.2g} GB"
+        )
 
 
 def train_ppo(params: Params, root: Path, *, console: Console | None = None) -> None:
@@ -487,6 +406,8 @@ def train_ppo(params: Params, root: Path, *, console: Console | None = None) -> 
     """
     sft, out = root / "models" / "sft", root / "models" / "ppo"
     if not params.ppo.enabled:
+        if not Ranks().main:
+            return
         with published(out) as folder:
             shutil.copytree(sft, folder, dirs_exist_ok=True)
         write_json(root / "metrics" / "ppo.json", {"enabled": False})
@@ -496,39 +417,75 @@ def train_ppo(params: Params, root: Path, *, console: Console | None = None) -> 
     keep_freed_memory()
     quiet_transformers()
     check_checkpoint(root / "models" / "base")
+    tasks, held_out = _tasks(params, root)
     trainer = Trainer(params, root)
-    tasks = {env: load_tasks(root, env, Split.TRAIN) for env in ENVS if getattr(params.ppo.weights, env) > 0}
-    players = Players(
-        root / "models" / "base",
-        EnvSettings(params.envs.mode, params.envs.prompts),
-        Limits(params.rollout.context, params.rollout.reply),
-        params.rollout.slots,
-    )
+    players = players_of(params, root / "models" / "base")
     clock: dict[str, float] = defaultdict(float)
     total = params.ppo.iterations
     bar = Progress(
         TextColumn("ppo"), BarColumn(), MofNCompleteColumn(), TextColumn("score {task.fields[score]:.3f}"),
-        TimeRemainingColumn(), console=console or Console(stderr=True), disable=console is None,
+        TimeRemainingColumn(), console=console or Console(stderr=True),
+        disable=console is None or not trainer.ranks.main,
     )  # fmt: skip
     with bar, RolloutPool(players, params.rollout.workers) as pool:
         row = bar.add_task("ppo", total=total, completed=trainer.iteration, score=float("nan"))
         while trainer.iteration < total:
-            trainer.last = trainer.iterate(pool, tasks, clock)
-            trainer.iteration += 1
-            trainer.curves.log(trainer.iteration, trainer.last)
-            if trainer.iteration % params.ppo.save_every == 0 or trainer.iteration == total:
-                trainer.save()
+            try:
+                if held_out and trainer.iteration == 0:
+                    trainer.validate(pool, held_out, 0, clock)
+                trainer.last = trainer.iterate(pool, tasks, clock)
+                done = trainer.iteration + 1
+                if held_out and (done % params.ppo.validate_every == 0 or done == total):
+                    trainer.last["validation_score"] = trainer.validate(pool, held_out, done, clock)
+            except PpoError as error:
+                raise PpoError(f"iteration {trainer.iteration + 1}: {error}") from None
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise PpoError(f"iteration {trainer.iteration + 1}: {trainer.memory_advice()}") from None
+            trainer.iteration = done
+            if trainer.curves:
+                trainer.curves.log(trainer.iteration, trainer.last)
+                if trainer.iteration % params.ppo.save_every == 0 or trainer.iteration == total:
+                    trainer.save()
             bar.update(row, completed=trainer.iteration, score=trainer.last["score/overall"])
-    _publish(trainer, root, out)
+    trainer.take_kept()
+    if trainer.curves:
+        _publish(trainer, trainer.curves, root, out)
+    trainer.ranks.wait()
+    if trainer.ranks.main:
+        _say(trainer, clock)
+
+
+def _tasks(params: Params, root: Path) -> tuple[dict[str, list[Task]], dict[str, list[Task]]]:
+    """What is trained on, and what adapters are compared by (nothing where `validate_every` is 0), per environment."""
+    envs = [env for env in ENVS if getattr(params.ppo.weights, env) > 0]
+    train = {env: load_tasks(root, env, Split.TRAIN) for env in envs}
+    if not params.ppo.validate_every:
+        return train, {}
+    validation = {env: load_tasks(root, env, Split.VALIDATION) for env in envs}
+    if not any(validation.values()):
+        raise PpoError(
+            "no validation tasks to choose an adapter by; raise tasks.ENV.validation or set ppo.validate_every to 0"
+        )
+    return train, validation
+
+
+def _say(trainer: Trainer, clock: dict[str, float]) -> None:
+    """The last lines of a run."""
+    settings, scores, kept = trainer.settings, trainer.selection.scores, trainer.selection.kept
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.items())
-    print(f"ppo: {total} iterations of {params.ppo.episodes} episodes ({spent or 'nothing left to do'})")
+    print(f"ppo: {settings.iterations} iterations of {settings.episodes} episodes ({spent or 'nothing left to do'})")
+    if kept is not None:
+        print(f"ppo: kept after iteration {kept}: {scores[kept]:.3f} on validation tasks (sft {scores[0]:.3f})")
 
 
-def _publish(trainer: Trainer, root: Path, out: Path) -> None:
+def _publish(trainer: Trainer, curves: Curves, root: Path, out: Path) -> None:
     with published(out) as folder:
         save_adapter(trainer.policy.model, folder, trainer.digest, adapter="default")
         save_file(trainer.policy.value_head.state_dict(), folder / "value_head.safetensors")
-    trainer.curves.publish(root / "metrics" / "curves" / "ppo")
+    curves.publish(root / "metrics" / "curves" / "ppo")
+    curves.publish_throughput(root / FOLDER / THROUGHPUT / "ppo")
     summary: dict[str, Any] = {
         "enabled": True,
         "iterations": trainer.settings.iterations,
@@ -536,5 +493,9 @@ def _publish(trainer: Trainer, root: Path, out: Path) -> None:
         "trainable_parameters": trainable_parameters(trainer.policy.model),
         "last": trainer.last,
     }
+    if trainer.selection.kept is not None:
+        summary["kept_iteration"] = trainer.selection.kept
+        summary["validation_score"] = trainer.selection.scores[trainer.selection.kept]
+        summary["validation"] = {str(iteration): score for iteration, score in trainer.selection.scores.items()}
     write_json(root / "metrics" / "ppo.json", summary)
     shutil.rmtree(trainer.work)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -31,13 +32,24 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from affine.dataset.sequences import Dataset, load_dataset, load_tokenizer, tokenizer_digest
 from affine.errors import AffineError
 from affine.files import published, write_json
+from affine.logs import FOLDER
 from affine.models.attention import choose_dtype
-from affine.models.lora import add_adapter, base_digest, base_files, load_base, save_adapter, trainable_parameters
-from affine.models.memory import keep_freed_memory
+from affine.models.checkpoint import check_checkpoint
+from affine.models.lora import (
+    adapter_tensors,
+    add_adapter,
+    base_digest,
+    base_files,
+    load_base,
+    save_adapter,
+    trainable_parameters,
+)
+from affine.models.memory import estimate_training, keep_freed_memory, out_of_memory
 from affine.models.quiet import quiet_transformers
-from affine.params import Params
+from affine.params import Params, SftParams
 from affine.training.live import Curves
 from affine.training.packs import IGNORED, Packs, by_env, epochs
+from affine.training.track import THROUGHPUT
 from affine.training.work import work_folder
 from affine.types import ENVS
 
@@ -107,7 +119,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     def stop_not_finite(self, what: str) -> None:
         """Raise SftError naming the step and its tasks."""
         step = self.state.global_step
-        packs_a_step = self.args.gradient_accumulation_steps * self.accelerator.num_processes
+        packs_a_step = packs_per_step(self.args)
         tasks = self.train_dataset.tasks(step * packs_a_step, (step + 1) * packs_a_step)
         raise SftError(
             f"sft: {what} is not finite at step {step + 1} (tasks {', '.join(tasks[:8])}{' …' * (len(tasks) > 8)});"
@@ -136,10 +148,12 @@ class Bookkeeping(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         self.resume_step = resume_step
         self.curves: Curves | None = None
         self.trainer: SftTrainer | None = None
+        self._timed_step, self._timed_since = resume_step, 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             self.curves = Curves(self.folder / "live", self.resume_step)
+        self._timed_since = time.monotonic()
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         weights = (w for w in kwargs["model"].parameters() if w.grad is not None)
@@ -157,19 +171,35 @@ class Bookkeeping(TrainerCallback):  # type: ignore[misc]  # transformers is unt
             values = {curve: logs[name] for name, curve in CURVES.items() if name in logs}
             if values:
                 self.curves.log(state.global_step, values)
+            if "loss" in logs:
+                self._log_throughput(args, state.global_step)
+
+    def _log_throughput(self, args: TrainingArguments, step: int) -> None:
+        """Tokens per second, over all processes, of the steps since the last call."""
+        if self.curves is None or self.trainer is None:
+            return
+        tokens = tokens_between(self.trainer.train_dataset, args, self._timed_step, step)
+        self.curves.log_throughput(step, {"tokens_per_second": tokens / (time.monotonic() - self._timed_since)})
+        self._timed_step, self._timed_since = step, time.monotonic()
 
     def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero and best_evaluation(state.log_history)["step"] == state.global_step:
-            with published(self.folder / f"best-{state.global_step}") as folder:
-                save_adapter(kwargs["model"], folder, self.base)
+        if best_evaluation(state.log_history)["step"] == state.global_step:
+            tensors = adapter_tensors(kwargs["model"])  # every process has its part in it
+            if state.is_world_process_zero:
+                with published(self.folder / f"best-{state.global_step}") as folder:
+                    save_adapter(kwargs["model"], folder, self.base, tensors=tensors)
+        self._timed_since = time.monotonic()  # what isn't training is not in its tokens per second
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer:
+            self.trainer.accelerator.wait_for_everyone()  # every process has written its random state
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
             best = f"best-{best_evaluation(state.log_history)['step']}" if _evaluations(state.log_history) else ""
             for folder in self.folder.glob("best-*"):
                 if folder.name != best:
                     shutil.rmtree(folder)
+        self._timed_since = time.monotonic()
 
 
 def _evaluations(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -197,7 +227,8 @@ def _step(checkpoint: Path) -> int:
 
 
 def train_sft(params: Params, root: Path) -> None:
-    """Write models/sft/, metrics/sft.json and metrics/curves/sft/ under `root`, resuming what was begun.
+    """Write models/sft/, metrics/sft.json and metrics/curves/sft/ under `root`, resuming what was begun. With no epochs
+    the new adapter, which changes nothing yet, is what is written.
 
     Raises SftError (not finite, out of memory, a dataset of another tokenizer), CheckpointError,
     DatasetError, AttentionError.
@@ -206,30 +237,74 @@ def train_sft(params: Params, root: Path) -> None:
     keep_freed_memory()
     quiet_transformers()
     base = root / "models" / "base"
+    check_checkpoint(base)
     dataset = load_dataset(root / "data" / "dataset")
     if dataset.tokenizer != tokenizer_digest(load_tokenizer(base)):
         raise SftError(
             f"data/dataset was made with another tokenizer ({dataset.tokenizer[:12]}) than the one in models/base;"
             " run `dvc repro dataset`"
         )
+    state = PartialState(cpu=not torch.cuda.is_available())
     settings = {"sft": params.sft.model_dump(mode="json"), "seed": params.seed}
+    if state.num_processes > 1:  # a checkpoint holds each process's random state
+        settings["processes"] = state.num_processes
     files = [root / "data" / "dataset" / f"{part}.parquet" for part in ("train", "validation")]
     folder = work_folder(root, "sft", settings, [*base_files(base), *files])
-    checkpoint = last_checkpoint(folder / "checkpoints")
+    with state.main_process_first():  # the first clears away what is incomplete
+        checkpoint = last_checkpoint(folder / "checkpoints")
     resume_step = _step(checkpoint) if checkpoint else 0
     trainer, books = _trainer(params, base, dataset, folder, resume_step)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except torch.OutOfMemoryError:
-        raise SftError(
-            f"sft: out of memory; lower sft.batch_tokens (now {params.sft.batch_tokens}, and raise"
-            " sft.batch_sequences), or set sft.gradient_checkpointing to true"
-        ) from None
+        if params.sft.epochs:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        else:
+            books.on_train_begin(trainer.args, trainer.state, trainer.control)
+            trainer.evaluate()
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise SftError(_memory_advice(params.sft, trainer.model)) from None
     if trainer.is_world_process_zero() and books.curves is not None:
         _publish(root, folder, trainer, books.curves)
         steps = trainer.state.global_step - resume_step
-        _log_time(root, steps, time.monotonic() - started, trainer)
+        _print_time(steps, time.monotonic() - started, trainer)
         shutil.rmtree(folder)
+
+
+def _memory_advice(sft: SftParams, model: torch.nn.Module) -> str:
+    """What to lower, with an estimate of what it takes."""
+    need = estimate_training(model, sft.batch_tokens, checkpointing=sft.gradient_checkpointing)
+    half = estimate_training(model, sft.batch_tokens // 2, checkpointing=sft.gradient_checkpointing)
+    advice = (
+        f"sft: out of memory; about {need.total_gb:.2g} GB are needed ({need.fixed_gb:.2g} GB of weights and optimizer,"
+        f" the rest grows with sft.batch_tokens, now {sft.batch_tokens}). {sft.batch_tokens // 2} and twice the"
+        f" sft.batch_sequences need about {half.total_gb:.2g} GB"
+    )
+    if not sft.gradient_checkpointing:
+        spared = estimate_training(model, sft.batch_tokens, checkpointing=True)
+        advice += f", sft.gradient_checkpointing: true about {spared.total_gb:.2g} GB"
+    return advice
+
+
+def packs_per_step(arguments: TrainingArguments) -> int:
+    """The packed rows of one optimizer step, over all processes."""
+    return int(arguments.gradient_accumulation_steps * arguments.world_size)
+
+
+def tokens_between(packs: Packs, arguments: TrainingArguments, first: int, last: int) -> int:
+    """The tokens of the steps after `first` up to and including `last`, over all processes."""
+    size = packs_per_step(arguments)
+    return sum(len(packs.rows[k]) for part in packs.packs[first * size : last * size] for k in part)
+
+
+def _accumulation(sft: SftParams, processes: int) -> int:
+    """How many of a step's packed rows each process computes, so that the step is the same whatever their number."""
+    if sft.batch_sequences % processes:
+        raise SftError(
+            f"sft.batch_sequences ({sft.batch_sequences}) does not divide among {processes} processes; make it a"
+            " multiple"
+        )
+    return sft.batch_sequences // processes
 
 
 def _trainer(
@@ -243,7 +318,7 @@ def _trainer(
         num_train_epochs=1,  # of packs that hold all epochs
         train_sampling_strategy="sequential",
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=sft.batch_sequences,
+        gradient_accumulation_steps=_accumulation(sft, PartialState().num_processes),
         learning_rate=sft.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=sft.warmup,
@@ -264,8 +339,11 @@ def _trainer(
         report_to=[],
         seed=params.seed,
         dataloader_pin_memory=device.type == "cuda",
+        ddp_find_unused_parameters=False,  # every adapter matrix takes part in every step
     )
-    model = load_base(base, attention=sft.attention, dtype=dtype, device=arguments.device)
+    model = load_base(
+        base, attention=sft.attention, dtype=dtype, device=arguments.device, quantization=sft.quantization
+    )
     if sft.gradient_checkpointing:
         model.enable_input_require_grads()  # the base is frozen, and checkpointing needs a path to the adapter
     model = add_adapter(model, sft.lora, params.seed)
@@ -274,7 +352,7 @@ def _trainer(
         by_env(dataset.validation, sft.batch_tokens),
         model=model,
         args=arguments,
-        train_dataset=epochs(dataset.train, sft, params.seed),
+        train_dataset=epochs(dataset.train, sft, params.seed, PartialState().num_processes),
         data_collator=DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True),
         callbacks=[books],
     )
@@ -289,28 +367,29 @@ def _publish(root: Path, folder: Path, trainer: SftTrainer, curves: Curves) -> N
     best, last = best_evaluation(history), _evaluations(history)[-1]
     packs: Packs = trainer.train_dataset
     trained = [packs.rows[k] for part in packs.packs for k in part]
+    losses = [entry["loss"] for entry in history if "loss" in entry]  # none without an epoch
     metrics = {
         "steps": trainer.state.global_step,
         "tokens": sum(len(row) for row in trained),
         "agent_tokens": sum(row.agent_tokens for row in trained),
         "trainable_parameters": trainable_parameters(trainer.model),
-        "train_loss": [entry["loss"] for entry in history if "loss" in entry][-1],
+        **({"train_loss": losses[-1]} if losses else {}),
         "best_step": best["step"],
         "validation_loss": {"best": best["eval_loss"], "last": last["eval_loss"]},
         "validation": {env: best[f"eval_{env}"] for env in ENVS if f"eval_{env}" in best},
     }
     curves.publish(root / "metrics" / "curves" / "sft")
+    curves.publish_throughput(root / FOLDER / THROUGHPUT / "sft")
     write_json(root / "metrics" / "sft.json", metrics)
     with published(root / "models" / "sft") as target:
         for file in sorted((folder / f"best-{best['step']}").iterdir()):
             shutil.copyfile(file, target / file.name)
 
 
-def _log_time(root: Path, steps: int, seconds: float, trainer: SftTrainer) -> None:
-    """A line in logs/sft.log and on the terminal; times aren't metrics, since they never repeat."""
-    packs: Packs = trainer.train_dataset
-    begun = (trainer.state.global_step - steps) * trainer.args.gradient_accumulation_steps
-    tokens = sum(len(packs.rows[k]) for part in packs.packs[begun:] for k in part)
+def _print_time(steps: int, seconds: float, trainer: SftTrainer) -> None:
+    """A line for the terminal and the log; times aren't metrics, since they never repeat."""
+    end = trainer.state.global_step
+    tokens = tokens_between(trainer.train_dataset, trainer.args, end - steps, end)
     line = {
         "steps": steps,
         "seconds": round(seconds, 1),
@@ -319,8 +398,5 @@ def _log_time(root: Path, steps: int, seconds: float, trainer: SftTrainer) -> No
         "dtype": "bfloat16" if trainer.args.bf16 else "float32",
         "device": trainer.args.device.type,
     }
-    (root / "logs").mkdir(exist_ok=True)
-    with (root / "logs" / "sft.log").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
     best = best_evaluation(trainer.state.log_history)
-    print(f"sft: {line}; validation loss {best['eval_loss']:.4f} at step {best['step']}", file=sys.stderr)
+    print(f"sft: {json.dumps(line)}; validation loss {best['eval_loss']:.4f} at step {best['step']}", file=sys.stderr)

@@ -31,6 +31,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def environment_files(prompts: str) -> list[Path]:
+    """What the environments are made of, for a process that imports none of it itself; with `prompts` if that is a
+    file (`envs.prompts`)."""
+    folder = Path(__file__).parents[1] / "envs"
+    files = sorted(path for path in folder.rglob("*") if path.suffix in {".py", ".json"})
+    return [*files, Path(prompts)] if Path(prompts).is_file() else files
+
+
 def work_folder(root: Path, stage: str, settings: Mapping[str, Any], inputs: Iterable[Path]) -> Path:
     """The folder `work/<stage>-<key>`, made if it isn't there. `key` hashes `settings` (JSON-able), the
     names and contents of the files `inputs`, the modules of this project that are loaded now, and the
