@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from affine.pareto.policies import ChampionRule, required_tasks
 from affine.pareto.summary import EnvResult
-from affine.types import Verdict
+from affine.types import ENVS, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +20,17 @@ class Contest:
     required: int
 
 
-def contest(rule: ChampionRule, challenger: EnvResult | None, champion: EnvResult) -> Contest:
+def contest(rule: ChampionRule, challenger: EnvResult | None, champion: EnvResult | None) -> Contest:
     """The contest of two results in one environment; the champion's tasks are the pool that was drawn.
 
-    A champion without data counts as 0 in the rule; here a champion always has episodes, and a challenger
-    without any has no common task.
+    A champion without data counts as 0, on whatever the challenger played; a challenger without any, or two of
+    which one is known by its totals only, have no common task.
     """
-    theirs = champion.tasks
     ours = {} if challenger is None else challenger.tasks
+    if champion is None or not champion.episodes:
+        count = challenger.episodes if challenger is not None else 0
+        return Contest(challenger.mean if challenger is not None else 0.0, 0.0, count, count)
+    theirs = champion.tasks
     common = [task for task in theirs if task in ours]
     count = max(1, len(common))
     return Contest(
@@ -61,8 +64,9 @@ def reign(rule: ChampionRule, results: Mapping[str, Mapping[str, EnvResult]]) ->
     champion = models[0]
     for challenger in models[1:]:
         verdicts = [
-            judge_contest(rule, contest(rule, results[challenger].get(env), theirs))
-            for env, theirs in results[champion].items()
+            judge_contest(rule, contest(rule, results[challenger].get(env), results[champion].get(env)))
+            for env in ENVS
+            if env in results[challenger] or env in results[champion]
         ]
         if replaces(rule, verdicts):
             champion = challenger

@@ -73,15 +73,10 @@ def effective_samples(totals: Sequence[float], counts: Sequence[int], groups: Se
     return n / design_effect * min(1.0, few**2)
 
 
-def clustered_interval(
-    totals: Sequence[float], counts: Sequence[int], groups: Sequence[str], level: float
-) -> tuple[Interval, float]:
-    """The Jeffreys interval at the effective sample size, and that size. Arguments as `effective_samples`."""
-    n = sum(counts)
-    mean = sum(totals) / n if n else 0.0
-    effective = effective_samples(totals, counts, groups, level)
+def effective_interval(mean: float, effective: float, level: float) -> Interval:
+    """The Jeffreys interval around `mean` at an effective sample size (`effective_samples`)."""
     interval = beta_interval(mean * effective, effective, level)
-    return Interval(mean, interval.low, interval.high, level), effective
+    return Interval(mean, interval.low, interval.high, level)
 
 
 def overall_interval(means: Sequence[float], effective: Sequence[float], level: float) -> Interval:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 
 from rich.table import Table
 
+from affine.pareto.evidence import EnvEffect
 from affine.pareto.metrics import explain, named, pair_name
 from affine.pareto.policies import POLICIES
 from affine.pareto.power import episodes_for, paired_power, rule_power
@@ -19,13 +20,14 @@ MARKS = {"win": "[blue]win[/]", "loss": "[red]loss[/]", "tie": "tie"}
 
 def scores_table(judgement: Judgement) -> Table:
     """Every model's score per environment with its interval."""
-    level = next(iter(judgement.scores.values())).overall.level
+    level = next(iter(next(iter(judgement.scores.values())).env.values())).level
     table = Table(title=f"Scores on test tasks ({level:.0%} intervals)")
     table.add_column("environment")
     for model in judgement.scores:
         table.add_column(model, justify="right")
-    for env in next(iter(judgement.scores.values())).env:
-        table.add_row(env, *(_interval(scores.env[env]) for scores in judgement.scores.values()))
+    for env in ENVS:
+        if any(env in scores.env for scores in judgement.scores.values()):
+            table.add_row(env, *(_interval(scores.env.get(env)) for scores in judgement.scores.values()))
     table.add_section()
     table.add_row("overall", *(_interval(scores.overall) for scores in judgement.scores.values()), style="bold")
     return table
@@ -37,9 +39,10 @@ def comparison_table(comparison: Comparison, policy: str) -> Table:
     table = Table(title=title, caption=explain(comparison, policy))
     table.add_column("environment")
     table.add_column("rule")
-    for name in ("difference (points)", "P(better)", "P(not worse)", "tasks", "tasks needed"):
+    for name in ("difference (points)", "P(better)", "over types", "P(not worse)", "tasks", "tasks needed"):
         table.add_column(name, justify="right")
     table.add_column("paired test")
+    table.add_column("sequential test")
     for env, found in comparison.evidence.env.items():
         effect = found.effect
         table.add_row(
@@ -47,10 +50,12 @@ def comparison_table(comparison: Comparison, policy: str) -> Table:
             MARKS[comparison.rules[policy].env[env]],
             _points(effect.difference),
             f"{effect.p_better:.3f}",
+            "-" if found.p_better_types is None else f"{found.p_better_types:.3f}",
             f"{effect.p_not_worse:.3f}",
-            str(found.tasks) + (f" (+{found.left_out} unpaired)" if found.left_out else ""),
+            _common(found),
             "-" if found.tasks_needed is None else str(found.tasks_needed),
             effect.decision,
+            _sequential(found),
         )
     overall = comparison.evidence.overall
     table.add_section()
@@ -59,24 +64,48 @@ def comparison_table(comparison: Comparison, policy: str) -> Table:
         "",
         _points(overall.difference),
         f"{overall.p_better:.3f}",
+        "",
         f"{overall.p_not_worse:.3f}",
         "",
         "",
         overall.decision,
+        "",
         style="bold",
     )
     return table
+
+
+def _common(found: EnvEffect) -> str:
+    """The tasks both have, and what speaks against taking them for the whole."""
+    if found.sequential is None:
+        return "unpaired"
+    notes = [f"+{found.left_out} unpaired"] if found.left_out else []
+    notes += ["stopped early"] if found.early else []
+    notes += [f"differing in {', '.join(found.differing)}"] if found.differing else []
+    return f"{found.tasks} ({'; '.join(notes)})" if notes else str(found.tasks)
+
+
+def _sequential(found: EnvEffect) -> str:
+    test = found.sequential
+    if test is None:
+        return "-"
+    if test.settled is None:
+        return f"open (e = {max(test.e_better, test.e_worse):.2g})"
+    return f"{test.decision} after {test.settled}"
 
 
 def verdict_lines(judgement: Judgement) -> list[str]:
     """The judgement in a few sentences: two lines per pair, one per policy."""
     lines = []
     for comparison in judgement.comparisons:
-        both = comparison.evidence.joint
+        both, shared = comparison.evidence.joint, len(comparison.evidence.env)
+        everywhere = (
+            "everywhere" if shared == len(comparison.rules[judgement.policy].env) else f"in all {shared} shared"
+        )
         lines.append(explain(comparison, judgement.policy))
         lines.append(
             f"  {pair_name(comparison)}: "
-            f"P(better everywhere) {both.all_better.value:.3f} ± {both.all_better.error:.3f}, "
+            f"P(better {everywhere}) {both.all_better.value:.3f} ± {both.all_better.error:.3f}, "
             f"P(some better, none worse) {both.some_better_none_worse.value:.3f}; "
             f"paired test: better in {named(comparison, 'better')}; worse in {named(comparison, 'worse')}"
         )
@@ -91,7 +120,7 @@ def policies_table() -> Table:
     table = Table(title="Validators' policies")
     table.add_column("")
     for name in POLICIES:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")  # a source is told whole
     names = list(dict.fromkeys(f.name for policy in POLICIES.values() for f in fields(policy) if f.name != "name"))
     for name in names:
         values = [getattr(policy, name, None) for policy in POLICIES.values()]
@@ -103,37 +132,66 @@ PLAN_LIMIT = 100_000
 """Plans do not look beyond this many episodes per environment."""
 
 
-def plan_table(
-    gaps: Sequence[float], incumbent: float, *, correlation: float, power: float, level: float, error: float
-) -> Table:
-    """Episodes of each model per environment for a given power, by gap in points: for one environment, and for
-    all eight at once (each then needs power ** (1/8)); for the interval rule and for the paired test.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a plan assumes: the chance to see a gain that is there (`power`), the correlation of the two models'
+    outcomes on one task (paired only), the level of the rule's intervals, and the paired test's error."""
 
-    `gaps` are in points of a score in [0, 1], `incumbent` is its mean score, `correlation` that of the two
-    models' outcomes on one task (paired only), `level` the rule's intervals, `error` the paired test's.
-    """
-    table = Table(
-        title=f"Episodes per environment, incumbent at {incumbent:.2f}, power {power:.0%}",
-        caption=f"rule: {level:.0%} intervals apart; paired: correlation {correlation:.2f}, error {error:.3f}",
-    )
-    for name in ("gap (points)", "rule, one", "rule, all eight", "paired, one", "paired, all eight"):
-        table.add_column(name, justify="right")
-    for gap in gaps:
+    power: float
+    correlation: float
+    level: float
+    error: float
+
+    def needed(self, incumbent: float, gap: float) -> list[str]:
+        """Episodes of each model in one environment: by the interval rule for this environment alone and as one of
+        all eight (each then needs power ** (1/8)), and the same two by the paired test."""
         challenger = incumbent + gap
         if challenger > 1.0:
-            table.add_row(f"{100 * gap:.1f}", *["score above 1"] * 4)
-            continue
+            return ["score above 1"] * 4
         tests: list[Callable[[int], float]] = [
-            partial(rule_power, incumbent=incumbent, challenger=challenger, level=level),
-            partial(paired_power, incumbent=incumbent, challenger=challenger, correlation=correlation, error=error),
+            partial(rule_power, incumbent=incumbent, challenger=challenger, level=self.level),
+            partial(
+                paired_power,
+                incumbent=incumbent,
+                challenger=challenger,
+                correlation=self.correlation,
+                error=self.error,
+            ),
         ]
-        targets = (power, power ** (1 / len(ENVS)))
-        needed = [episodes_for(test, target, PLAN_LIMIT) for test in tests for target in targets]
-        table.add_row(f"{100 * gap:.1f}", *(f"> {PLAN_LIMIT}" if n is None else str(n) for n in needed))
-    return table
+        targets = (self.power, self.power ** (1 / len(ENVS)))
+        numbers = [episodes_for(test, target, PLAN_LIMIT) for test in tests for target in targets]
+        return [f"> {PLAN_LIMIT}" if n is None else str(n) for n in numbers]
+
+    def _table(self, title: str, first: Sequence[str]) -> Table:
+        table = Table(
+            title=title,
+            caption=f"rule: {self.level:.0%} intervals apart; paired: correlation {self.correlation:.2f}, "
+            f"error {self.error:.3f}",
+        )
+        for name in (*first, "rule, one", "rule, all eight", "paired, one", "paired, all eight"):
+            table.add_column(name, justify="right")
+        return table
+
+    def gaps_table(self, gaps: Sequence[float], incumbent: float) -> Table:
+        """A row per gap (of a score in [0, 1]) over an incumbent with this mean score."""
+        title = f"Episodes per environment, incumbent at {incumbent:.2f}, power {self.power:.0%}"
+        table = self._table(title, ["gap (points)"])
+        for gap in gaps:
+            table.add_row(f"{100 * gap:.1f}", *self.needed(incumbent, gap))
+        return table
+
+    def envs_table(self, gap: float, model: str, means: Mapping[str, float]) -> Table:
+        """A row per environment: what it takes to see this gap over what `model` scores there."""
+        title = f"Episodes of each model to see {100 * gap:.1f} points over {model}, power {self.power:.0%}"
+        table = self._table(title, ["environment", "score"])
+        for env, mean in means.items():
+            table.add_row(env, f"{mean:.3f}", *self.needed(mean, gap))
+        return table
 
 
-def _interval(interval: Interval) -> str:
+def _interval(interval: Interval | None) -> str:
+    if interval is None:
+        return "-"
     return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 

@@ -1,8 +1,8 @@
 """Stage `pareto`: episode records in, metrics and pictures out.
 
-Reads evaluations/<model>/<env>.jsonl; writes metrics/evaluate.json, metrics/pareto.json and, in
-metrics/plots/, scores.csv, differences.csv, dominance.csv and their pictures scores.png, differences.png,
-dominance.png.
+Reads evaluations/<model>/<env>.jsonl and incumbents/<model>.json; writes metrics/evaluate.json,
+metrics/pareto.json and, in metrics/plots/, scores.csv, differences.csv, dominance.csv and their pictures
+scores.png, differences.png, dominance.png.
 """
 
 from __future__ import annotations
@@ -17,25 +17,27 @@ from typing import Any
 
 from affine.params import Params, ParetoParams
 from affine.pareto import plots
+from affine.pareto.incumbents import read_incumbents
 from affine.pareto.metrics import Row, difference_rows, dominance_rows, evaluate_metrics, pareto_metrics, score_rows
 from affine.pareto.summary import models_in, read_evaluations
 from affine.pareto.verdict import Judgement, judge
 
 
 def run_pareto(params: Params, root: Path) -> None:
-    """Judge base, sft and ppo and write everything under `root`/metrics.
+    """Judge base, sft and ppo, and the models in `root`/incumbents, and write everything under `root`/metrics.
 
     Raises EvaluationError, before anything is written, where records are missing, corrupt or not comparable.
     """
-    judgement = judge(read_evaluations(root / "evaluations"), params.pareto)
+    judgement = judge(read_evaluations(root / "evaluations"), params.pareto, read_incumbents(root / "incumbents"))
     for name, content in outputs(judgement).items():
         _write(root / "metrics" / name, content)
 
 
-def judge_folder(folder: Path, params: ParetoParams) -> Judgement:
-    """The judgement of whatever models lie in `folder`, from their episode records alone. Raises
-    EvaluationError."""
-    return judge(read_evaluations(folder, models_in(folder)), params)
+def judge_folder(folder: Path, params: ParetoParams, incumbents: Path | None = None) -> Judgement:
+    """The judgement of whatever models lie in `folder`, from their episode records alone, and of the files in
+    `incumbents`. Raises EvaluationError."""
+    earlier = read_incumbents(incumbents) if incumbents is not None else None
+    return judge(read_evaluations(folder, models_in(folder)), params, earlier)
 
 
 def outputs(judgement: Judgement) -> dict[str, bytes]:

@@ -13,20 +13,21 @@ from math import isfinite
 from affine.params import ParetoParams
 from affine.pareto.champion import contest, judge_contest, reign, replaces
 from affine.pareto.dominance import Outcome, dominates, outcome, standings, win_masks, wins
-from affine.pareto.evidence import Accumulated, Evidence, accumulate, pair_all, weigh
-from affine.pareto.intervals import clustered_interval, overall_interval
+from affine.pareto.evidence import Accumulated, Evidence, accumulate, effective_size, pair_all, weigh
+from affine.pareto.intervals import effective_interval, overall_interval
+from affine.pareto.paired import Cluster
 from affine.pareto.policies import POLICIES, ChampionRule, IntervalRule, Policy
 from affine.pareto.power import episodes_to_clear, gap_points
-from affine.pareto.summary import EnvResult, Evaluations
-from affine.types import Interval, Verdict
+from affine.pareto.summary import EnvResult, EvaluationError, Evaluations
+from affine.types import ENVS, Interval, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One model's intervals: `overall` is the plain mean of its environments' mean scores. `effective` is the
-    effective sample size per environment."""
+    """One model's intervals: `overall` is the plain mean of its environments' mean scores, None for a model that
+    lacks some of the eight. `effective` is the effective sample size per environment."""
 
-    overall: Interval
+    overall: Interval | None
     env: Mapping[str, Interval]
     effective: Mapping[str, float]
 
@@ -71,24 +72,26 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Everything decided about a field of models, in order of seniority."""
+    """Everything decided about a field of models, in order of seniority; the first of them, `incumbents`, come from
+    files."""
 
     policy: str
+    incumbents: tuple[str, ...]
     results: Evaluations
     scores: Mapping[str, Scores]
     outcomes: Mapping[str, Outcome]
     comparisons: tuple[Comparison, ...]
 
 
-def score(results: Mapping[str, EnvResult], level: float) -> Scores:
+def score(results: Mapping[str, EnvResult], level: float, cluster: Cluster = "group") -> Scores:
     """Intervals per environment (clustered Jeffreys) and overall."""
     intervals, effective = {}, {}
     for env, result in results.items():
-        tasks = list(result.tasks.values())
-        intervals[env], effective[env] = clustered_interval(
-            [task.total for task in tasks], [task.tries for task in tasks], [task.group for task in tasks], level
-        )
-    overall = overall_interval([i.mean for i in intervals.values()], list(effective.values()), level)
+        effective[env] = effective_size(result, cluster, level)
+        intervals[env] = effective_interval(result.mean, effective[env], level)
+    overall = None
+    if all(env in results for env in ENVS):
+        overall = overall_interval([i.mean for i in intervals.values()], list(effective.values()), level)
     return Scores(overall, intervals, effective)
 
 
@@ -98,10 +101,10 @@ def _totals(results: Evaluations) -> dict[str, dict[str, tuple[float, int]]]:
 
 def apply_rule(policy: Policy, results: Evaluations, challenger: str, incumbent: str) -> RuleVerdict:
     """The policy's verdict on two models, the incumbent being the earlier."""
-    envs = tuple(results[incumbent])
+    envs = tuple(env for env in ENVS if env in results[incumbent] or env in results[challenger])
     if isinstance(policy, ChampionRule):
         verdicts = {
-            env: judge_contest(policy, contest(policy, results[challenger].get(env), results[incumbent][env]))
+            env: judge_contest(policy, contest(policy, results[challenger].get(env), results[incumbent].get(env)))
             for env in envs
         }
         wins_over = replaces(policy, list(verdicts.values()))
@@ -122,7 +125,7 @@ def pay(policy: Policy, results: Evaluations) -> Outcome:
         champion = reign(policy, results)
         takes = {model: float(model == champion) for model in results}
         return Outcome(eligible=tuple(results), frontier=(champion,), points=takes, weights=takes)
-    envs = tuple(next(iter(results.values())))
+    envs = tuple(env for env in ENVS if any(env in by_env for by_env in results.values()))
     return outcome(policy, standings(_totals(results), envs))
 
 
@@ -136,7 +139,7 @@ def blocker(
         return _champion_blocker(policy, verdict, ours, theirs)
     return max(
         (
-            _interval_blocker(policy, env, ours.get(env), theirs[env])
+            _interval_blocker(policy, env, ours.get(env), theirs.get(env))
             for env, v in verdict.env.items()
             if v != Verdict.WIN
         ),
@@ -144,11 +147,12 @@ def blocker(
     )
 
 
-def _interval_blocker(rule: IntervalRule, env: str, ours: EnvResult | None, theirs: EnvResult) -> Blocker:
+def _interval_blocker(rule: IntervalRule, env: str, ours: EnvResult | None, theirs: EnvResult | None) -> Blocker:
     total, n = (ours.total, ours.episodes) if ours else (0.0, 0)
-    gap = gap_points((theirs.total, theirs.episodes), (total, n), rule.level)
-    least = max(rule.min_samples, n, theirs.episodes)
-    episodes = episodes_to_clear(theirs.mean, total / n if n else 0.0, rule.level, least)
+    their_total, their_n = (theirs.total, theirs.episodes) if theirs else (0.0, 0)
+    gap = gap_points((their_total, their_n), (total, n), rule.level)
+    least = max(rule.min_samples, n, their_n)
+    episodes = episodes_to_clear(their_total / max(1, their_n), total / max(1, n), rule.level, least)
     return Blocker(env, gap if isfinite(gap) else None, episodes)
 
 
@@ -156,7 +160,7 @@ def _champion_blocker(
     rule: ChampionRule, verdict: RuleVerdict, ours: Mapping[str, EnvResult], theirs: Mapping[str, EnvResult]
 ) -> Blocker:
     """The largest shortfall of those that are worse; if none is, the smallest one from being dominant."""
-    contests = {env: contest(rule, ours.get(env), theirs[env]) for env in verdict.env}
+    contests = {env: contest(rule, ours.get(env), theirs.get(env)) for env in verdict.env}
     worse = {env: c for env, c in contests.items() if verdict.env[env] == Verdict.LOSS}
     if worse:
         short = {env: rule.keep * c.champion - c.challenger for env, c in worse.items()}
@@ -170,33 +174,51 @@ def _champion_blocker(
     return Blocker(env, gap, needed if contests[env].common < needed else None)
 
 
-def judge(results: Evaluations, params: ParetoParams) -> Judgement:
-    """Judge models that stand in order of seniority. Raises EvaluationError where two cannot be compared."""
-    policy = POLICIES[params.policy]
-    scores = {model: score(by_env, params.confidence) for model, by_env in results.items()}
+def judge(results: Evaluations, params: ParetoParams, incumbents: Evaluations | None = None) -> Judgement:
+    """Judge models that stand in order of seniority, after the `incumbents`, who are not compared among themselves.
+    Raises EvaluationError where two cannot be compared."""
+    first = dict(incumbents or {})
+    if taken := [model for model in results if model in first]:
+        raise EvaluationError(f"{', '.join(taken)}: both an incumbent's file and an evaluation; rename one of them")
+    results = {**first, **results}
     models = list(results)
-    comparisons = []
-    for challenger, incumbent in [(c, i) for c in reversed(models) for i in reversed(models[: models.index(c)])]:
-        pairs = pair_all(results[challenger], results[incumbent])
-        stream = f"{challenger}/{incumbent}"
-        rules = {name: apply_rule(p, results, challenger, incumbent) for name, p in POLICIES.items()}
-        comparisons.append(
-            Comparison(
-                challenger=challenger,
-                incumbent=incumbent,
-                rules=rules,
-                evidence=weigh(
-                    pairs,
-                    stream,
-                    level=params.confidence,
-                    margin=params.margin,
-                    error=params.error,
-                    draws=params.draws,
-                ),
-                accumulated=tuple(accumulate(pairs, stream, margin=params.margin, draws=max(1, params.draws // 10))),
-                blocker=blocker(policy, rules[params.policy], results[challenger], results[incumbent]),
-                apart=scores[challenger].overall.low > scores[incumbent].overall.high,
-            )
-        )
+    scores = {model: score(by_env, params.confidence, params.cluster) for model, by_env in results.items()}
+    pairs = [
+        (challenger, incumbent)
+        for challenger in reversed(models[len(first) :])
+        for incumbent in reversed(models[: models.index(challenger)])
+    ]
+    comparisons = [_compare(results, scores, challenger, incumbent, params) for challenger, incumbent in pairs]
     outcomes = {name: pay(p, results) for name, p in POLICIES.items()}
-    return Judgement(params.policy, results, scores, outcomes, tuple(comparisons))
+    return Judgement(
+        params.policy, tuple(first), results, scores, outcomes, tuple(c for c in comparisons if c is not None)
+    )
+
+
+def _compare(
+    results: Evaluations, scores: Mapping[str, Scores], challenger: str, incumbent: str, params: ParetoParams
+) -> Comparison | None:
+    """One comparison; None where the two have no environment in common."""
+    pairs = pair_all(
+        results[challenger],
+        results[incumbent],
+        level=params.confidence,
+        cluster=params.cluster,
+        may_differ=params.may_differ,
+    )
+    if not pairs:
+        return None
+    stream = f"{challenger}/{incumbent}"
+    rules = {name: apply_rule(p, results, challenger, incumbent) for name, p in POLICIES.items()}
+    ours, theirs = scores[challenger].overall, scores[incumbent].overall
+    return Comparison(
+        challenger=challenger,
+        incumbent=incumbent,
+        rules=rules,
+        evidence=weigh(
+            pairs, stream, level=params.confidence, margin=params.margin, error=params.error, draws=params.draws
+        ),
+        accumulated=tuple(accumulate(pairs, stream, margin=params.margin, draws=max(1, params.draws // 10))),
+        blocker=blocker(POLICIES[params.policy], rules[params.policy], results[challenger], results[incumbent]),
+        apart=ours is not None and theirs is not None and ours.low > theirs.high,
+    )
