@@ -1,4 +1,5 @@
-"""The model card: a template filled from metrics files, each named on the card with its hash.
+"""The files that describe a release: a card from a template, filled from metrics files that it names with their
+hashes, and the scores for machines.
 
 No number is computed here: the card formats what stands in metrics/ and in the release's settings.json.
 """
@@ -13,12 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from affine.models.checkpoint import sha256
 from affine.params import Params
 from affine.release.choose import BASE, Choice, ReleaseError
+from affine.release.lineage import OUTPUTS, folder_hash
+from affine.release.results import EVAL_RESULTS, Scores, benchmark, card_metadata, eval_results
+from affine.release.serving import serve_commands
 from affine.types import ENVS
 
 ORIGINS = {
@@ -33,6 +36,11 @@ ORIGINS = {
 }
 """Where each environment's tasks come from and under which licence."""
 
+
+NANO = (
+    "the nano model that comes with the pipeline, made from scratch on noisy play of these environments' training"
+    " tasks and on exercises"
+)
 
 UNSHOWN = ("enabled", "log_every", "evaluate_every", "save_every")
 """Training parameters that cannot change the weights."""
@@ -70,52 +78,62 @@ class Sources:
         return list(csv.DictReader(self.text(path).splitlines()))
 
 
-def render_card(params: Params, choice: Choice, sources: Sources, release: str) -> str:
-    """The card's Markdown. `release` is the content of metrics/release.json, not yet written.
+def describe(params: Params, choice: Choice, sources: Sources, release: str) -> dict[str, str]:
+    """The files that describe the release, path -> text: the card, and the scores for machines.
 
-    Raises ReleaseError where a file that it draws on is missing or lacks something.
+    `release` is the content of metrics/release.json, not yet written. Raises ReleaseError where a file that they
+    draw on is missing or lacks something.
     """
-    evaluate, pareto = sources.json("metrics/evaluate.json"), sources.json("metrics/pareto.json")
     scores = {(row["model"], row["env"]): row for row in sources.rows("metrics/plots/scores.csv")}
-    pair = f"{choice.model}_vs_{BASE}"
-    effects = {row["env"]: row for row in sources.rows("metrics/plots/differences.csv") if row["pair"] == pair}
-    base = sources.json("metrics/base.json")
-    dataset = sources.json("metrics/dataset.json")
     envs = [env for env in ENVS if (choice.model, env) in scores]
-    collect = {env: sources.json(f"metrics/collect/{env}.json") for env in envs}
-    settings = made_with(params, choice.model)
-    sources.digests["metrics/release.json"] = hashlib.sha256(release.encode()).hexdigest()
+    outputs = {path: folder_hash(sources.root / path) for path in OUTPUTS}
     template = _environment().get_template("card.md.jinja")
     try:
-        text: str = template.render(
-            metadata=_metadata(params, choice, base, scores, envs),
-            name=params.release.name,
-            repository=params.deploy.repo,
-            base_name=base["repository"] or "the nano model that comes with the pipeline",
-            choice=choice,
-            base=base,
-            params=params,
-            level=f"{round(100 * params.pareto.confidence)} %",
-            models=list(evaluate),
-            envs=envs,
-            evaluate=evaluate,
-            scores=scores,
-            effects=effects,
-            comparison=pareto.get(pair),
-            undecided=", ".join(env for env in envs if effects.get(env, {}).get("decision") == "open"),
-            weakest=min((scores[choice.model, env] for env in envs), key=lambda row: float(row["score"])),
-            dataset=dataset,
-            collect=collect,
-            origins=ORIGINS,
-            settings={stage: _shown(settings[stage]) for stage in ("sft", "ppo") if stage in settings},
-            sources=dict(sorted(sources.digests.items())),
-            release=json.loads(release),
-        )
+        facts = _facts(params, choice, sources, scores, envs)
+        sources.digests["metrics/release.json"] = hashlib.sha256(release.encode()).hexdigest()
+        digests = dict(sorted(sources.digests.items()))
+        card: str = template.render(facts, release=json.loads(release), outputs=outputs, sources=digests)
+        return {"README.md": card, EVAL_RESULTS: eval_results(params, choice, scores, envs)}
     except (KeyError, ValueError, LookupError, TypeError) as error:
         raise ReleaseError(
             f"the metrics do not hold what the card needs: {error!r}; run `dvc repro -f pareto`"
         ) from None
-    return text
+
+
+def _facts(params: Params, choice: Choice, sources: Sources, scores: Scores, envs: list[str]) -> dict[str, Any]:
+    """What the template shows, by name."""
+    evaluate, pareto = sources.json("metrics/evaluate.json"), sources.json("metrics/pareto.json")
+    pair = f"{choice.model}_vs_{BASE}"
+    effects = {row["env"]: row for row in sources.rows("metrics/plots/differences.csv") if row["pair"] == pair}
+    base = sources.json("metrics/base.json")
+    settings = made_with(params, choice.model)
+    return {
+        "metadata": card_metadata(params, choice, base, scores, envs),
+        "name": params.release.name,
+        "repository": params.deploy.repo,
+        "eval_results": EVAL_RESULTS,
+        "benchmark": benchmark(params.deploy),
+        "serve": serve_commands(params.deploy.repo),
+        "base_name": base["repository"] or NANO,
+        "choice": choice,
+        "base": base,
+        "params": params,
+        "level": f"{round(100 * params.pareto.confidence)} %",
+        "models": list(evaluate),
+        "envs": envs,
+        "evaluate": evaluate,
+        "scores": scores,
+        "effects": effects,
+        "comparison": pareto.get(pair),
+        "undecided": ", ".join(env for env in envs if effects.get(env, {}).get("decision") == "open"),
+        "weakest": min((scores[choice.model, env] for env in envs), key=lambda row: float(row["score"])),
+        "dataset": sources.json("metrics/dataset.json"),
+        "ppo": sources.json("metrics/ppo.json") if choice.model == "ppo" else {},
+        "collect": {env: sources.json(f"metrics/collect/{env}.json") for env in envs},
+        "origins": ORIGINS,
+        "settings": settings,
+        "training": {stage: _shown(settings[stage]) for stage in ("sft", "ppo") if stage in settings},
+    }
 
 
 def _environment() -> Environment:
@@ -130,8 +148,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _grouped(number: int) -> str:
-    return f"{number:,}"
+def _grouped(number: int | str) -> str:
+    return f"{int(number):,}"
 
 
 def _score(value: float | str) -> str:
@@ -150,9 +168,9 @@ def _effect(row: Mapping[str, str]) -> str:
 
 def made_with(params: Params, model: str) -> dict[str, Any]:
     """The parameters that made and measured `model`, by section: what settings.json holds."""
-    training = {"base": (), "sft": ("sft",), "ppo": ("sft", "ppo")}[model]
-    sections = (*training, "rollout", "evaluate", "pareto")
-    return {section: getattr(params, section).model_dump(mode="json") for section in sections}
+    training = {"base": (), "sft": ("collect", "dataset", "sft"), "ppo": ("collect", "dataset", "sft", "ppo")}[model]
+    sections = ("envs", "tasks", *training, "rollout", "evaluate", "pareto")
+    return {section: getattr(params, section).model_dump(mode="json", exclude={"endpoint"}) for section in sections}
 
 
 def _shown(values: Mapping[str, Any]) -> dict[str, str]:
@@ -168,37 +186,3 @@ def _shown(values: Mapping[str, Any]) -> dict[str, str]:
         else:
             flat[key] = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     return flat
-
-
-def _metadata(
-    params: Params,
-    choice: Choice,
-    base: Mapping[str, Any],
-    scores: Mapping[tuple[str, str], Mapping[str, str]],
-    envs: list[str],
-) -> str:
-    """The card's YAML head with a `model-index` of the measured scores."""
-    results = [
-        EvalResult(
-            task_type="text-generation",
-            task_name="playing held-out tasks",
-            dataset_type=f"affine-{env}",
-            dataset_name=env,
-            dataset_split="test",
-            metric_type="score",
-            metric_name="mean score",
-            metric_value=float(scores[choice.model, env]["score"]),
-        )
-        for env in (*envs, "overall")
-    ]
-    data = ModelCardData(
-        language="en",
-        license=params.release.license,
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        base_model=base["repository"] or None,
-        tags=["affine", "agent", *envs],
-        model_name=params.release.name,
-        eval_results=results,
-    )
-    return str(data.to_yaml()).strip()

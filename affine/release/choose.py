@@ -53,11 +53,11 @@ def choose(
         )
     model = qualified[0]
     passed_over = "; ".join(
-        f"{m} scores {_overall(evaluate, m)} but is worse than base in {', '.join(worse[m])}"
+        f"{m} scores {_overall(evaluate, m):.2f} but is worse than base in {', '.join(worse[m])}"
         for m in by_score[: by_score.index(model)]
     )
     condition = "" if allow_regression else ", worse than base in no environment"
-    reason = f"highest overall score ({_overall(evaluate, model)}) of {', '.join(evaluate)}{condition}"
+    reason = f"highest overall score ({_overall(evaluate, model):.2f}) of {', '.join(evaluate)}{condition}"
     return Choice(model, f"{reason}; {passed_over}" if passed_over else reason, worse[model])
 
 
@@ -70,7 +70,7 @@ def _named(model: str, evaluate: Mapping[str, Any], pareto: Mapping[str, Any], *
             f"release.model: {model} is significantly worse than its base in {', '.join(worse)}; set release.model to"
             " best, or release.allow_regression to true to release it all the same"
         )
-    return Choice(model, f"asked for by name (overall score {_overall(evaluate, model)})", worse)
+    return Choice(model, f"asked for by name (overall score {_overall(evaluate, model):.2f})", worse)
 
 
 def _overall(evaluate: Mapping[str, Any], model: str) -> float:

@@ -2,13 +2,14 @@
 
 What has to change is found by comparing hashes with what lies there, so that a second run uploads nothing.
 The commit names its parent: if somebody else has changed the repository in between, the Hub refuses it. The
-tag is set last, after the download compared equal.
+tag is set last, after the download compared equal. With a release goes `pipeline.json`, which says what made it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-import subprocess
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,13 +17,30 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
 
 from affine.errors import AffineError
 from affine.files import write_json
 from affine.models.checkpoint import SUMS, read_sums, sha256, verify_sums
-from affine.models.hub import FAULTS, RemoteFile, endpoint, explain, open_api, remote_files, same_content
+from affine.models.hub import (
+    FAULTS,
+    UNANSWERED,
+    RemoteFile,
+    endpoint,
+    explain,
+    open_api,
+    remote_files,
+    same_content,
+)
 from affine.params import DeployParams, Params
+from affine.release.provenance import ORIGIN, Provenance, provenance
+from affine.release.results import EVAL_RESULTS, benchmark
 
 PLACEHOLDER = "your-name"
 """The owner in the default `deploy.repo`."""
@@ -39,17 +57,19 @@ class DeployError(AffineError):
 class Plan:
     """What a deployment would change: paths to add or replace (with their sizes in bytes), paths of the last
     release to delete, paths that are there already. `head` is the commit it starts from, None for a
-    repository that is not there yet."""
+    repository that is not there yet. `ORIGIN` is among `add` whenever anything else changes, and only then.
+    `unasked`: why the Hub could not say what lies there, so that `add` is everything (dry runs only)."""
 
     head: str | None
     add: dict[str, int]
     delete: tuple[str, ...]
     same: tuple[str, ...]
+    unasked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What is published: `revision` is the commit that holds exactly this release."""
+    """What is published: `revision` is the commit that holds exactly this release, of so many `files`."""
 
     repo: str
     endpoint: str
@@ -62,33 +82,39 @@ class Deployment:
 
 
 def deploy(
-    params: Params, root: Path, *, dry_run: bool = False, say: Callable[[str], None] = print
+    params: Params,
+    root: Path,
+    *,
+    dry_run: bool = False,
+    say: Callable[[str], None] = print,
+    origin: Provenance | None = None,
 ) -> Deployment | None:
     """Publish `root`/release to `deploy.repo` and record it in `root`/deploy/deployed.json; `say` gets lines
-    for the user. A dry run says what would be sent and changes nothing, here or there.
+    for the user. A dry run says what would be sent and changes nothing, here or there; it needs neither a token nor a
+    connection. `origin` is what made the release, by default the pipeline in `root`.
 
     Raises DeployError (or CheckpointError for a damaged release/).
     """
     settings = params.deploy
     url = endpoint(settings.endpoint)
     token = os.environ.get("HF_TOKEN", "")
-    if settings.repo.partition("/")[0] == PLACEHOLDER:
-        raise DeployError(f"set deploy.repo in params.yaml to a name of yours ({settings.repo} is a placeholder)")
+    check(settings, dry_run=dry_run)
     folder = root / "release"
     sums = verify_sums(folder)
     sums[SUMS] = sha256(folder / SUMS)
-    if not token and not dry_run:
-        raise DeployError("HF_TOKEN is not set; export a token with write access (see .env.example)")
+    origin = origin or provenance(root, folder)
     api = open_api(url)
     published: list[str] = []
     try:
-        plan = make_plan(api, settings, folder, sorted(sums))
-        for line in describe(plan, settings, url):
+        make = _foresee if dry_run else make_plan
+        plan = make(api, settings, folder, sorted(sums), origin)
+        for line in [*describe(plan, settings, url, origin), *_unseen(api, plan), *_benchmark(api, settings, plan)]:
             say(line)
         if dry_run:
             return None
-        deployment = _publish(api, params, root, plan, published)
-        _read_back(api, settings.repo, deployment.revision, root / "work", sums)
+        deployment = _publish(api, params, root, plan, published, origin=origin)
+        sent = {ORIGIN: hashlib.sha256(origin.content()).hexdigest()} if ORIGIN in plan.add else {}
+        _read_back(api, settings.repo, deployment.revision, root / "work", sums | sent)
         _tag(api, settings, deployment.revision)
     except FAULTS as error:
         state = (
@@ -99,11 +125,54 @@ def deploy(
         reason = explain(error, settings.repo, url)
         raise DeployError((f"{reason}; {state}").replace(token or "\0", "***")) from None
     write_json(root / "deploy" / "deployed.json", asdict(deployment))
-    say(f"published {url}/{deployment.repo} at {deployment.revision}; read back, {deployment.files} files equal")
+    say(f"published {url}/{deployment.repo} at {deployment.revision}; read back, {len(sums | sent)} files equal")
+    say("next: `python -m affine check` (what validators would say), `python -m affine serve` (endpoints)")
     return deployment
 
 
-def make_plan(api: HfApi, settings: DeployParams, folder: Path, paths: list[str]) -> Plan:
+def check(settings: DeployParams, *, dry_run: bool = False) -> None:
+    """Refuse what cannot be published whatever the release, without asking anybody: before a graph is run for it.
+
+    A dry run needs no token, and may leave the placeholder. Raises DeployError; it shows no part of the token.
+    """
+    try:
+        validate_repo_id(settings.repo)
+    except HFValidationError as error:
+        raise DeployError(f"deploy.repo in params.yaml is no name on the Hub: {error}") from None
+    if not dry_run and _is_placeholder(settings):
+        raise DeployError(f"set deploy.repo in params.yaml to a name of yours ({settings.repo} is a placeholder)")
+    token = os.environ.get("HF_TOKEN", "")
+    if not token and not dry_run:
+        raise DeployError("HF_TOKEN is not set; export a token with write access (see .env.example)")
+    if not re.fullmatch(r"[!-~]*", token):
+        raise DeployError("HF_TOKEN holds a space, a line break or a letter that no token has; export it anew")
+
+
+def _is_placeholder(settings: DeployParams) -> bool:
+    return settings.repo.partition("/")[0] == PLACEHOLDER
+
+
+def _foresee(api: HfApi, settings: DeployParams, folder: Path, paths: list[str], origin: Provenance) -> Plan:
+    """`make_plan` for a dry run: where nobody can be asked what lies there, everything, and the reason."""
+    if _is_placeholder(settings):
+        reason = f"{settings.repo} is a placeholder; set deploy.repo in params.yaml to a name of yours"
+        return _whole(folder, paths, origin, reason)
+    try:
+        return make_plan(api, settings, folder, paths, origin)
+    except UNANSWERED as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:  # an answer, and a refusal
+            raise
+        reason = explain(error, settings.repo, str(api.endpoint))
+        return _whole(folder, paths, origin, reason.replace(str(api.token or "\0"), "***"))
+
+
+def _whole(folder: Path, paths: list[str], origin: Provenance, unasked: str = "") -> Plan:
+    """The plan for a repository that holds nothing."""
+    sizes = {path: (folder / path).stat().st_size for path in paths}
+    return Plan(None, sizes | {ORIGIN: len(origin.content())}, (), (), unasked)
+
+
+def make_plan(api: HfApi, settings: DeployParams, folder: Path, paths: list[str], origin: Provenance) -> Plan:
     """Compare `paths` of `folder` with the repository's main branch.
 
     Files that neither this release nor the last one lists (somebody's notes) are left alone. Raises
@@ -115,8 +184,7 @@ def make_plan(api: HfApi, settings: DeployParams, folder: Path, paths: list[str]
     except HfHubHTTPError as error:
         if error.response.status_code not in (401, 404) or _token_refused(error):
             raise
-        sizes = {path: (folder / path).stat().st_size for path in paths}
-        return Plan(None, sizes, (), ())
+        return _whole(folder, paths, origin)
     if bool(info.private) is not settings.private:
         is_now = "private" if info.private else "public"
         raise DeployError(f"{settings.repo} is {is_now}; change that on its page, or deploy.private in params.yaml")
@@ -132,6 +200,8 @@ def make_plan(api: HfApi, settings: DeployParams, folder: Path, paths: list[str]
     same = tuple(path for path in paths if path in remote and same_content(folder / path, remote[path]))
     add = {path: (folder / path).stat().st_size for path in paths if path not in same}
     delete = tuple(sorted((set(last) & set(remote)) - set(paths)))
+    if add or delete:
+        add[ORIGIN] = len(origin.content())
     _check_tag(api, settings, head if not add and not delete else None)
     return Plan(head, add, delete, same)
 
@@ -160,22 +230,52 @@ def _check_tag(api: HfApi, settings: DeployParams, revision: str | None) -> None
             raise DeployError(f"{settings.repo}: tag {settings.tag} names another commit; choose a new deploy.tag")
 
 
-def describe(plan: Plan, settings: DeployParams, url: str) -> list[str]:
+def describe(plan: Plan, settings: DeployParams, url: str, origin: Provenance) -> list[str]:
     """The plan as lines: exactly what would be sent."""
     visibility = "private" if settings.private else "public"
     state = f"on top of {plan.head}" if plan.head else f"to be created, {visibility}"
-    lines = [f"{url}/{settings.repo} ({state})"]
+    lines = [f"{url}/{settings.repo} ({'what lies there is not known' if plan.unasked else state})"]
     width = max((len(path) for path in (*plan.add, *plan.delete)), default=0)
     lines += [f"  send    {path:<{width}}  {size:>14,} bytes" for path, size in plan.add.items()]
     lines += [f"  delete  {path}" for path in plan.delete]
     total = f"{len(plan.add)} files, {sum(plan.add.values()):,} bytes" if plan.add or plan.delete else "nothing"
-    lines.append(f"  {total} to send, {len(plan.same)} files are there already")
+    if plan.unasked:
+        lines.append(f"  {total} to send, less what is there already")
+        lines.append(f"note: the Hub could not be asked what that is: {plan.unasked}")
+    else:
+        lines.append(f"  {total} to send, {len(plan.same)} files are there already")
     if settings.tag:
         lines.append(f"  tag     {settings.tag}")
+    if ORIGIN in plan.add:
+        lines += [f"  {line}" for line in origin.lines()]
+        lines += [origin.warning()] if origin.warning() else []
     return lines
 
 
-def _publish(api: HfApi, params: Params, root: Path, plan: Plan, published: list[str]) -> Deployment:
+def _unseen(api: HfApi, plan: Plan) -> list[str]:
+    """A remark where a repository that seems missing may only be hidden from us."""
+    if plan.head is None and not plan.unasked and not api.token:
+        return ["note: without HF_TOKEN a private repository of that name cannot be seen; what it holds is not known"]
+    return []
+
+
+def _benchmark(api: HfApi, settings: DeployParams, plan: Plan) -> list[str]:
+    """A remark where the scores for machines would be shown nowhere, because the benchmark they name is not there."""
+    if EVAL_RESULTS not in plan.add or plan.unasked:
+        return []
+    name = benchmark(settings)
+    try:
+        api.dataset_info(name)
+    except RepositoryNotFoundError:
+        return [f"note: the Hub shows {EVAL_RESULTS} only once there is a benchmark data set {name}"]
+    except UNANSWERED:  # not known, and no reason to stop
+        return []
+    return []
+
+
+def _publish(
+    api: HfApi, params: Params, root: Path, plan: Plan, published: list[str], *, origin: Provenance
+) -> Deployment:
     """Create the repository if need be and commit; `published` gets the commit as soon as there is one."""
     settings, folder = params.deploy, root / "release"
     head = plan.head
@@ -184,13 +284,15 @@ def _publish(api: HfApi, params: Params, root: Path, plan: Plan, published: list
         head = str(api.model_info(settings.repo).sha)
     revision = head
     if plan.add or plan.delete:
-        operations: list[Any] = [CommitOperationAdd(path, folder / path) for path in plan.add]
+        operations: list[Any] = [
+            CommitOperationAdd(path, origin.content() if path == ORIGIN else folder / path) for path in plan.add
+        ]
         operations += [CommitOperationDelete(path) for path in plan.delete]
         commit = api.create_commit(
             settings.repo,
             operations,
             commit_message=f"Release {params.release.name} {sha256(folder / SUMS)[:12]}",
-            commit_description=provenance(root),
+            commit_description="\n".join(origin.lines()),
             parent_commit=head,
         )
         revision = str(commit.oid)
@@ -203,23 +305,8 @@ def _publish(api: HfApi, params: Params, root: Path, plan: Plan, published: list
         private=settings.private,
         uploaded=tuple(plan.add),
         deleted=plan.delete,
-        files=len(plan.add) + len(plan.same),
+        files=len({*plan.add, *plan.same} - {ORIGIN}),
     )
-
-
-def provenance(root: Path) -> str:
-    """The pipeline's git commit (and whether files differ from it) and the hash of dvc.lock, for the
-    commit's description; what is not there is left out."""
-    lines = []
-    git = ["git", "-C", str(root)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    if commit.returncode == 0:
-        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
-        changed = " with uncommitted changes" if status.stdout.strip() else ""
-        lines.append(f"pipeline commit: {commit.stdout.strip()}{changed}")
-    if (root / "dvc.lock").is_file():
-        lines.append(f"dvc.lock sha256: {sha256(root / 'dvc.lock')}")
-    return "\n".join(lines)
 
 
 def _read_back(api: HfApi, repo: str, revision: str, work: Path, sums: dict[str, str]) -> None:

@@ -7,15 +7,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig, GenerationConfig
+
 from affine.files import published, write_json, write_text
 from affine.models.checkpoint import PARTS, check_checkpoint, hash_files, read_json, shard_files, write_sums
 from affine.params import Params
-from affine.release.card import Sources, made_with, render_card
+from affine.release.card import Sources, describe, made_with
 from affine.release.check import Check, check_weights
 from affine.release.choose import BASE, Choice, ReleaseError, choose
 from affine.release.merge import load_adapter, merge, shard_bytes
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+GENERATION = "generation_config.json"
 
 
 def make_release(params: Params, root: Path) -> None:
@@ -49,6 +52,8 @@ def _fill(params: Params, choice: Choice, sources: Sources, folder: Path) -> str
     for pattern in PARTS:
         for file in sorted(base.glob(pattern)):
             shutil.copyfile(file, folder / file.name)
+    if not (folder / GENERATION).is_file():  # engines then stop where the model was trained to
+        GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
     checks = check_weights(folder, base, adapter)
     failed = [check for check in checks if not check.passed]
     if failed:
@@ -59,7 +64,8 @@ def _fill(params: Params, choice: Choice, sources: Sources, folder: Path) -> str
     for path in [*shard_files(base), *([adapter / ADAPTER_WEIGHTS] if adapter else [])]:
         sources.note(path.relative_to(sources.root).as_posix())
     write_json(folder / "settings.json", made_with(params, choice.model))
-    write_text(folder / "README.md", render_card(params, choice, sources, report))
+    for name, text in describe(params, choice, sources, report).items():
+        write_text(folder / name, text)
     write_sums(folder)
     return report
 

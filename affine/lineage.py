@@ -1,0 +1,142 @@
+"""What made an output: from dvc.lock and git alone, without any data.
+
+DVC's lock names, for every stage, the hashes of its code and inputs and the parameters it ran with. Followed upstream
+from one output, that is its whole history: data, code, parameters, library versions, the base's revision, seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from affine.errors import AffineError
+from affine.report.changes import Change, differences, reader
+
+LOCK = "dvc.lock"
+CODE = ("affine/", "stages/")
+
+
+class LineageError(AffineError):
+    """The output is not in dvc.lock; the message names those that are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage upstream of the output. `code` and `inputs` are path -> hash, `params` dotted key -> value, `makers`
+    the stages that made its inputs."""
+
+    stage: str
+    command: str
+    code: Mapping[str, str]
+    inputs: Mapping[str, str]
+    params: Mapping[str, Any]
+    outputs: Mapping[str, str]
+    makers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """`steps` from the first stage to the one that made `output`; `strange` are code files whose content at `commit`
+    is not what the lock says was run."""
+
+    output: str
+    commit: str
+    digest: str
+    steps: tuple[Step, ...]
+    strange: tuple[str, ...]
+
+    def params(self) -> dict[str, Any]:
+        """Every parameter that had a say, by its dotted name."""
+        return {key: value for step in self.steps for key, value in step.params.items()}
+
+    def code(self) -> dict[str, str]:
+        """Every code file or folder that had a say -> hash."""
+        return {path: digest for step in self.steps for path, digest in step.code.items()}
+
+    def outputs(self) -> dict[str, str]:
+        """Everything that was made on the way -> hash."""
+        return {path: digest for step in self.steps for path, digest in step.outputs.items()}
+
+
+def lineage(root: Path, output: str, commit: str | None = None) -> Lineage:
+    """What made `output` (a path that dvc.lock names, or a file in it), as `commit` has it; None for the files here.
+
+    Raises LineageError, ChangesError for an unknown commit.
+    """
+    read, name = reader(root, commit)
+    text = read(LOCK)
+    if text is None:
+        raise LineageError(
+            f"{LOCK}: no such file {'here' if commit is None else f'in {commit}'}; run `dvc repro` first"
+        )
+    stages: dict[str, Any] = yaml.safe_load(text)["stages"]
+    makers = {out["path"]: stage for stage, entry in stages.items() for out in entry.get("outs", ())}
+    wanted = PurePosixPath(output.rstrip("/")).as_posix()
+    maker = _maker(wanted, makers)
+    if maker is None:
+        known = ", ".join(path for path in makers if not path.startswith("metrics/"))
+        raise LineageError(f"{LOCK} has no output {wanted} (outputs: {known})")
+    steps: dict[str, Step] = {}
+    _follow(maker, stages, makers, steps)
+    path, stage = max(
+        ((path, stage) for path, stage in makers.items() if _holds(path, wanted)), key=lambda item: len(item[0])
+    )
+    strange = [
+        path for path, digest in sorted({p: d for s in steps.values() for p, d in s.code.items()}.items())
+        if _differs(read(path), digest)
+    ]  # fmt: skip
+    return Lineage(wanted, name, steps[stage].outputs[path], tuple(steps.values()), tuple(strange))
+
+
+def compare(one: Lineage, other: Lineage) -> dict[str, list[Change]]:
+    """What `one` was made with that `other` was not, by kind: parameters, code, data."""
+    return {
+        "parameters": differences(other.params(), one.params()),
+        "code": differences(other.code(), one.code()),
+        "data": differences(other.outputs(), one.outputs()),
+    }
+
+
+def _follow(name: str, stages: Mapping[str, Any], makers: Mapping[str, str], steps: dict[str, Step]) -> None:
+    """Add `name` to `steps`, after all stages that it depends on."""
+    if name in steps:
+        return
+    entry = stages[name]
+    deps = {dep["path"]: str(dep.get("md5", "")) for dep in entry.get("deps", ())}
+    upstream = sorted({maker for path in deps if (maker := _maker(path, makers)) and maker != name})
+    for maker in upstream:
+        _follow(maker, stages, makers, steps)
+    values = [(key, value) for file in entry.get("params", {}).values() for key, value in file.items()]
+    steps[name] = Step(
+        name,
+        entry.get("cmd", ""),
+        {path: digest for path, digest in deps.items() if path.startswith(CODE)},
+        {path: digest for path, digest in deps.items() if not path.startswith(CODE)},
+        {leaf: v for key, value in values for leaf, v in _leaves(key, value)},
+        {out["path"]: str(out.get("md5", "")) for out in entry.get("outs", ())},
+        tuple(upstream),
+    )
+
+
+def _leaves(key: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [leaf for name, part in value.items() for leaf in _leaves(f"{key}.{name}", part)]
+    return [(key, value)]
+
+
+def _holds(output: str, path: str) -> bool:
+    return path == output or PurePosixPath(output) in PurePosixPath(path).parents
+
+
+def _maker(path: str, makers: Mapping[str, str]) -> str | None:
+    return next((stage for output, stage in makers.items() if _holds(output, path)), None)
+
+
+def _differs(text: str | None, digest: str) -> bool:
+    """Folders, which have no text, are not looked into."""
+    return text is not None and hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() != digest
