@@ -18,6 +18,8 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from affine.pins import write_pins
+
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "# Made by `make lock` from pyproject.toml; edit that instead.\n"
 
@@ -39,11 +41,13 @@ def write(path: Path, pins: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Write both lock files; the second is resolved under the first."""
+    """Write both lock files, the second resolved under the first, and the versions that training depends on."""
     lock = ROOT / "requirements.lock"
     write(lock, pins := resolve("dev"))
     more = resolve("dev,alfworld", "--constraint", str(lock))
     write(ROOT / "requirements-alfworld.lock", {name: v for name, v in more.items() if name not in pins})
+    for line in write_pins(ROOT):
+        print(line)
 
 
 if __name__ == "__main__":

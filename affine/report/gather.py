@@ -41,8 +41,9 @@ class Results:
 
     @property
     def pairs(self) -> list[str]:
-        """Names of the comparisons, as metrics/pareto.json has them."""
-        return list(dict.fromkeys(pair for pair, _ in self.effects))
+        """Names of the comparisons between models played here, as metrics/pareto.json has them."""
+        pairs = dict.fromkeys(pair for pair, _ in self.effects)
+        return [pair for pair in pairs if pair.partition("_vs_")[2] in self.models]
 
 
 def gather(root: Path, level: float) -> Results:
@@ -52,7 +53,8 @@ def gather(root: Path, level: float) -> Results:
     if not (metrics / "evaluate.json").is_file():
         raise ReportError(f"{metrics / 'evaluate.json'}: no such file; nothing to report on yet, run `make all` first")
     scores = {(row["model"], row["env"]): row for row in read_rows(metrics / "plots" / "scores.csv")}
-    models = tuple(dict.fromkeys(model for model, _ in scores))
+    summary = read_json(metrics / "evaluate.json")
+    models = tuple(summary)
     played = {env for _, env in scores}
     evaluations = root / "evaluations"
     packed = None
@@ -63,7 +65,7 @@ def gather(root: Path, level: float) -> Results:
         models=models,
         envs=tuple(env for env in ENVS if env in played),
         level=level,
-        summary=read_json(metrics / "evaluate.json"),
+        summary=summary,
         verdicts=read_json(metrics / "pareto.json"),
         scores=scores,
         effects={(row["pair"], row["env"]): row for row in read_rows(metrics / "plots" / "differences.csv")},

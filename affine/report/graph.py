@@ -1,7 +1,7 @@
 """The pipeline's graph as dvc.yaml declares it: which stage reads what which other stage makes.
 
-Stages repeated by `matrix` or `foreach` count as one node. An edge stands where a dependency of one stage
-is, holds or lies in an output of another.
+Stages repeated by `matrix` or `foreach` count as one node, and those repeated over an empty list not at all. An
+edge stands where a dependency of one stage is, holds or lies in an output of another.
 """
 
 from __future__ import annotations
@@ -65,9 +65,12 @@ def read_graph(path: Path) -> Graph:
         raise GraphError(f"{path}: no such file; run from the repository's root") from None
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise GraphError(f"{path}: not a DVC pipeline ({error})") from None
+    values = _params(path.with_name("params.yaml"))
     nodes, reads, makes = [], {}, {}
     for name, declared in stages.items():
-        items = list(_items(declared))
+        items = list(_items(declared, values))
+        if not items:
+            continue
         nodes.append(Node(name, len(items)))
         stage = declared.get("do", declared)
         reads[name] = _paths(stage.get("deps", ()), items)
@@ -82,10 +85,27 @@ def read_graph(path: Path) -> Graph:
     return Graph(tuple(nodes), edges)
 
 
-def _items(stage: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def _params(path: Path) -> Mapping[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _axis(axis: Any, params: Mapping[str, Any]) -> list[Any]:
+    """A matrix axis: a list, or the parameter that holds it."""
+    if isinstance(axis, list):
+        return axis
+    found = _TEMPLATE.fullmatch(str(axis))
+    value: Any = params
+    for key in found[1].split(".") if found else ():
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, list):
+        raise GraphError(f"params.yaml has no list for {axis}, which dvc.yaml repeats a stage over")
+    return value
+
+
+def _items(stage: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     """What `${key}`, `${item}` and `${item.name}` stand for, once per variant."""
     if "matrix" in stage:
-        axes = stage["matrix"]
+        axes = {name: _axis(axis, params) for name, axis in stage["matrix"].items()}
         for values in itertools.product(*axes.values()):
             yield {f"item.{axis}": str(value) for axis, value in zip(axes, values, strict=True)}
     elif isinstance(each := stage.get("foreach"), dict):

@@ -95,7 +95,7 @@ def _panels(curves: Mapping[str, Series]) -> Iterator[tuple[bool, Markup]]:
 
 def _telling(name: str) -> bool:
     group, _, rest = name.partition("/")
-    return rest == "overall" or (group in ("score", "validation") and rest in ENVS)
+    return name == "validation_score" or rest == "overall" or (group in ("score", "validation") and rest in ENVS)
 
 
 def _order(name: str) -> tuple[Any, ...]:
