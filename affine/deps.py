@@ -7,6 +7,8 @@ environment's modules, and stages that play all of them (`PLAYS_ALL`) get all.
 
     python -m affine deps --check     compare; exit 1 and list the differences
     python -m affine deps --write     rewrite the code dependencies in dvc.yaml, comments kept
+
+Library versions that training stages depend on are held equal to requirements.lock by the way (`affine.pins`).
 """
 
 from __future__ import annotations
@@ -23,15 +25,26 @@ from ruamel.yaml import YAML
 
 from affine.envs.env import REGISTRY
 from affine.errors import AffineError
+from affine.pins import PROJECT, stale_pins, write_pins
 
 PACKAGE = "affine"
-PLAYS_ALL = {"ppo", "evaluate"}
+PLAYS_ALL = {"pretrain", "ppo", "evaluate", "endpoint"}
 """Stages whose workers make every environment."""
-EXPERTS = {"collect"}
+EXPERTS = {"collect", "pretrain"}
 """Stages that play experts too."""
-LAZY = {"base": ("affine/models/pretrain.py",)}
-"""First-party imports inside functions that a stage's default path never reaches, left out on purpose: the
-shipped base does not change when pretraining does."""
+STOPPING = ("affine/pareto/__init__.py", "affine/pareto/stopping.py", "affine/pareto/summary.py")
+OTHER_PLAYERS = ("affine/collect/cluster.py", "affine/collect/policy.py")
+CLUSTER = "affine/rollout/cluster.py"
+LAZY = {
+    "collect": OTHER_PLAYERS,
+    "pretrain": OTHER_PLAYERS,
+    "ppo": (CLUSTER,),
+    "evaluate": (*STOPPING, CLUSTER),
+    "endpoint": (*STOPPING, CLUSTER),
+}
+"""First-party imports inside functions that a stage's default path never reaches, left out on purpose: evaluations
+that never stop do not change when the statistics do, who plays an episode changes nothing of it, and a policy's
+demonstrations are pinned by its hash."""
 
 
 ENGINES = ("affine", "envs", "engines")
@@ -121,7 +134,7 @@ def code_of(root: Path, stage: str, env: str | None) -> list[str]:
     if env:
         start += env_files(env, expert=stage in EXPERTS)
     elif stage in PLAYS_ALL:
-        start += [file for name in REGISTRY for file in env_files(name, expert=False)]
+        start += [file for name in REGISTRY for file in env_files(name, expert=stage in EXPERTS)]
     modules = closure(root, start, [Path(p) for p in LAZY.get(stage, ())])
     return sorted(str(path) for path in modules | data_files(root, modules))
 
@@ -131,7 +144,7 @@ def _is_code(dependency: str) -> bool:
 
 
 def _pipelines(root: Path) -> list[Path]:
-    return [root / "dvc.yaml", root / "deploy" / "dvc.yaml"]
+    return [root / "dvc.yaml", root / "deploy" / "dvc.yaml", root / "endpoint" / "dvc.yaml"]
 
 
 def _load(path: Path) -> tuple[YAML, Any]:
@@ -147,8 +160,8 @@ def _stages(document: Any) -> Iterator[tuple[str, Any, dict[str, str]]]:
     """(name, the stage's mapping, environment -> engine folder; empty where it is not per environment)."""
     for name, stage in document["stages"].items():
         if "foreach" in stage:
-            engines = {env: str(item["engine"]) for env, item in stage["foreach"].items()}
-            yield name, stage["do"], engines
+            members = stage["foreach"].items()
+            yield name, stage["do"], {env: str(item["engine"]) for env, item in members if "engine" in item}
         else:
             yield name, stage, {}
 
@@ -240,7 +253,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     root = Path.cwd()
     if arguments.write:
-        for line in write(root) or ["nothing to change"]:
+        for line in [*write(root), *write_pins(root)] or ["nothing to change"]:
             print(line)
         return 0
     differences = compare(root)
@@ -249,6 +262,9 @@ def main(argv: list[str]) -> int:
             print(f"{difference.stage}: {file} is imported but not declared")
         for file in difference.superfluous:
             print(f"{difference.stage}: {file} is declared but not imported")
-    if differences:
+    pins = stale_pins(root)
+    for name, (old, new) in pins.items():
+        print(f"{PROJECT}: tool.affine.training has {name} {old}, requirements.lock {new}")
+    if differences or pins:
         print("run `python -m affine deps --write`")
-    return 1 if differences else 0
+    return 1 if differences or pins else 0

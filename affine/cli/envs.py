@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
 import json
 import time
@@ -13,13 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from affine.collect.play import play
-from affine.envs.env import REGISTRY, Env, env_class, make, task_rng
+from affine.declare import declare
+from affine.envs.env import REGISTRY, Env, EnvSettings, env_class, expert_module, make, task_rng
+from affine.params import unsafe_allowed
 from affine.tasks import split_of_group
 from affine.types import Split, Task
 
 
 def run(arguments: list[str]) -> int:
-    """Print the table, or one environment's documentation. Raises EnvError."""
+    """Print the table, or one environment's documentation. Raises EnvError and ParamsError."""
     parser = argparse.ArgumentParser(
         prog="python -m affine envs",
         description="The environments: levels of difficulty, turn limits, share of tasks the expert solves, engines."
@@ -28,8 +29,15 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("env", nargs="?", choices=REGISTRY, metavar="ENV", help=f"one of {', '.join(REGISTRY)}")
     parser.add_argument("--speed", action="store_true", help="measure level 0 on one core (a few seconds each)")
     parser.add_argument("--seconds", type=float, default=2.0, help="per environment, for --speed (default 2)")
+    parser.add_argument(
+        "--declare", action="store_true", help="write a new environment of the registry into params.yaml and dvc.yaml"
+    )
     chosen = parser.parse_args(arguments)
     console = Console()
+    if chosen.declare:
+        for line in declare(Path.cwd()) or ["nothing to add: params.yaml and dvc.yaml have all environments"]:
+            console.print(line, markup=False, highlight=False)
+        return 0
     if chosen.env:
         console.print(inspect.cleandoc(env_class(chosen.env).__doc__ or ""), markup=False, highlight=False)
         console.print()
@@ -38,9 +46,10 @@ def run(arguments: list[str]) -> int:
         table.add_column(name)
     for name in ("turns", "expert"):
         table.add_column(name, justify="right")
+    settings = EnvSettings(unsafe=chosen.speed and unsafe_allowed(Path.cwd()))  # a list runs no program
     for name in [chosen.env] if chosen.env else REGISTRY:
         with console.status(f"{name}: measuring" if chosen.speed else name):
-            _add(table, make(name), measure(name, chosen.seconds) if chosen.speed else "")
+            _add(table, make(name, settings), measure(name, chosen.seconds, settings) if chosen.speed else "")
     console.print(table)
     return 0
 
@@ -48,6 +57,10 @@ def run(arguments: list[str]) -> int:
 def _add(table: Table, env: Env, speed: str) -> None:
     engine = ", ".join(f"{name} {version}" for name, version in sorted(env.engine().items()))
     about = [f"[bold]{env.name}[/]  [dim]{engine}[/]", splits(Path("metrics/tasks") / f"{env.name}.json"), speed]
+    about += [
+        f"ids {name}: {part.first} to {part.last} of level {part.level}, {part.summary}"
+        for name, part in env.id_ranges.items()
+    ]
     table.add_section()
     table.add_row("", "\n".join(line for line in about if line))
     success = expert_success(env.name)
@@ -67,14 +80,13 @@ def splits(summary: Path) -> str:
 
 def expert_success(name: str) -> dict[int, float]:
     """Level -> documented share of tasks solved."""
-    module = importlib.import_module(f"{REGISTRY[name].partition(':')[0]}_expert")
-    success: dict[int, float] = module.SUCCESS
+    success: dict[int, float] = expert_module(name).SUCCESS
     return success
 
 
-def measure(name: str, seconds: float) -> str:
+def measure(name: str, seconds: float, settings: EnvSettings) -> str:
     """Play level 0 with the expert for about `seconds`, after one episode to warm up; rates as text."""
-    env = make(name)
+    env = make(name, settings)
     try:
         episodes = steps = id = 0
         start = time.perf_counter()

@@ -31,14 +31,21 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("--level", type=int, default=0, metavar="L", help="difficulty, see `envs` (default 0)")
     parser.add_argument("--split", choices=[str(split) for split in Split], help="take the N-th task of this split")
+    parser.add_argument("--ids", metavar="RANGE", help="take the N-th of a range of upstream's ids, see `envs`")
     parser.add_argument("--seed", type=int, default=0, help="of the world of tasks (tasks.seed, default 0)")
     parser.add_argument("--mode", choices=("fixed", "upstream"), default="fixed", help="default: fixed")
     parser.add_argument("--prompts", default="brief", help="brief, full, or a YAML file (default: brief)")
+    parser.add_argument("--unsafe", action="store_true", help="run programs where no sandbox is safe (sandbox.unsafe)")
     chosen = parser.parse_args(arguments)
-    env = make(chosen.env, EnvSettings(chosen.mode, chosen.prompts))
+    env = make(chosen.env, EnvSettings(chosen.mode, chosen.prompts, chosen.unsafe))
     try:
-        split = Split(chosen.split) if chosen.split else None
-        Session(env, find_task(env, chosen.level, chosen.task, chosen.seed, split), Console(highlight=False)).play()
+        split, level, number = Split(chosen.split) if chosen.split else None, chosen.level, chosen.task
+        if chosen.ids:
+            part = env.id_range(chosen.ids)
+            if split is not None or not 0 <= number <= part.last - part.first:
+                raise EnvError(f"{env.name}: --ids {chosen.ids} needs --task 0 to {part.last - part.first}, no --split")
+            level, number = part.level, part.first + number
+        Session(env, find_task(env, level, number, chosen.seed, split), Console(highlight=False)).play()
     finally:
         env.close()
     return 0

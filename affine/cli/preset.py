@@ -18,13 +18,15 @@ from ruamel.yaml.error import YAMLError
 
 from affine.errors import AffineError
 from affine.files import write_text
-from affine.params import ParamsError, load_params
+from affine.params import ParamsError, is_text, load_params
 
 FOLDER = Path("presets")
 PARAMS = Path("params.yaml")
 
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
-"""Strings that DVC's `-S key=value` takes without quotes."""
+"""Strings that DVC's `-S key=value` takes without quotes, unless they are among `_CONSTANTS`."""
+
+_CONSTANTS = ("true", "false", "null", "nan", "inf")
 
 
 class PresetError(AffineError):
@@ -131,7 +133,8 @@ def compare(overlay: Mapping[str, Any], params: Mapping[str, Any], prefix: str =
 
 
 def assign(overlay: Any, assignment: str) -> None:
-    """Put a "section.key=value" into `overlay`, the value being YAML. Raises PresetError."""
+    """Put a "section.key=value" into `overlay`, the value being YAML; where params.yaml holds text, what looks like a
+    number or a date (a commit hash of digits only) is text too. Raises PresetError."""
     key, equals, value = assignment.partition("=")
     if not equals or not all(key.split(".")):
         raise PresetError(f"-S {assignment}: expected KEY=VALUE, such as -S ppo.kl=0.03")
@@ -140,7 +143,10 @@ def assign(overlay: Any, assignment: str) -> None:
         overlay = overlay.setdefault(section, {})
         if not isinstance(overlay, dict):
             raise PresetError(f"-S {assignment}: {section} is a value and has no keys")
-    overlay[last] = _yaml().load(value)
+    try:
+        overlay[last] = (YAML(typ="base") if is_text(key) and value not in ("null", "~") else _yaml()).load(value)
+    except (YAMLError, ValueError) as error:  # ValueError: a date that isn't one
+        raise PresetError(f"-S {assignment}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def merge(name: str, overlay: Mapping[str, Any]) -> str:
@@ -178,7 +184,7 @@ def override(change: Change) -> str:
 def _hydra(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(_hydra(item) for item in value)}]"
-    if isinstance(value, str) and not (_PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "null")):
+    if isinstance(value, str) and not (_PLAIN.fullmatch(value) and value.lower() not in _CONSTANTS):
         escaped = value.replace("'", "\\'")
         return f"'{escaped}'"
     return value if isinstance(value, str) else json.dumps(value)
