@@ -64,8 +64,8 @@ def examine(root: Path) -> Iterator[Finding]:
         ("bfloat16", bfloat16),
         ("memory", lambda: memory(available_memory())),
         ("disk", lambda: disk(shutil.disk_usage(root).free)),
-        ("sandbox", sandbox),
-        *[(env, lambda env=env: engine(env)) for env in ENVS],
+        ("sandbox", lambda: sandbox(_unsafe(root))),
+        *[(env, lambda env=env: engine(env, _unsafe(root))) for env in ENVS],
         ("textworld", textworld),
         ("hugging face", hugging_face),
         ("s3", s3),
@@ -219,14 +219,20 @@ def _amount(name: str, amount: float, limits: tuple[float, float], word: str, re
     )
 
 
-def sandbox() -> Finding:
+def _unsafe(root: Path) -> bool:
+    from affine.params import unsafe_allowed
+
+    return unsafe_allowed(root)
+
+
+def sandbox(unsafe: bool = False) -> Finding:
     """What stands between model-written programs and this machine; found by attacking it."""
     from affine.envs.engines.programs.sandbox import UNSAFE, shared
 
-    level = shared().start()
-    refused = "; ".join(f"{name}: {reason}" for name, reason in shared().refused.items())
+    level = shared(unsafe).start()
+    refused = "; ".join(f"{name}: {reason}" for name, reason in shared(unsafe).refused.items())
     if level == UNSAFE:
-        remedy = "unset AFFINE_SANDBOX_UNSAFE unless you trust every program the model may write"
+        remedy = "set sandbox.unsafe to false unless you trust every program the model may write"
         return Finding("sandbox", Status.NOTE, f"UNSAFE, as asked for ({refused})", remedy)
     if refused:
         return Finding(
@@ -235,12 +241,12 @@ def sandbox() -> Finding:
     return Finding("sandbox", Status.OK, f"{level}: its self-test's attacks were all stopped")
 
 
-def engine(name: str) -> Finding:
+def engine(name: str, unsafe: bool = False) -> Finding:
     """Start one environment and play one step of its first task with its expert."""
-    from affine.envs.env import make, make_expert
+    from affine.envs.env import EnvSettings, make, make_expert
 
     start = time.perf_counter()
-    env = make(name)
+    env = make(name, EnvSettings(unsafe=unsafe))
     try:
         id = next(id for id in range(1000) if env.content(0, id, 0) is not None)
         env.reset(Task(name, 0, id, 0, Split.TRAIN))

@@ -23,13 +23,16 @@ class FileError(AffineError):
 def published(target: Path) -> Iterator[Path]:
     """An empty folder to fill; it becomes `target`, replacing what was there, when the block ends without
     an exception. A killed process leaves `target` absent or whole, never half-written."""
-    partial = target.parent / f".{target.name}.partial"
+    partial, old = (target.parent / f".{target.name}.{state}" for state in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
+    # Deleting takes time, in which a kill would leave half of what was there: it goes out of the way at once instead.
     if target.exists():
-        shutil.rmtree(target)
+        target.rename(old)
     partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,9 +19,13 @@ RENDERING = "chatml-1"
 """Raise the number whenever `affine.models.chat` renders a conversation differently."""
 
 
-def components(params: Params, env: str, tasks: Sequence[Task]) -> dict[str, Any]:
+SERVED = "by the server"
+"""In place of `RENDERING` where a server renders the conversation with its own chat template."""
+
+
+def components(params: Params, env: str, tasks: Sequence[Task], rendering: str = RENDERING) -> dict[str, Any]:
     """What the fingerprint of one environment's evaluation is made of."""
-    instance = make(env, EnvSettings(params.envs.mode, params.envs.prompts))
+    instance = make(env, EnvSettings(params.envs.mode, params.envs.prompts, params.sandbox.unsafe))
     identity = instance.identity()
     instance.close()
     keys = "\n".join(f"{task.level} {task.id} {task.seed} {task.key}" for task in tasks)
@@ -30,10 +34,10 @@ def components(params: Params, env: str, tasks: Sequence[Task]) -> dict[str, Any
         "levels": {str(level): instance.levels[level].turn_limit for level in sorted({task.level for task in tasks})},
         "tasks": hashlib.sha256(keys.encode()).hexdigest()[:16],
         "task_count": len(tasks),
-        "rendering": RENDERING,
+        "rendering": rendering,
         "context": params.rollout.context,
         "reply": params.rollout.reply,
-        "sampling": params.evaluate.model_dump(),
+        "sampling": params.evaluate.model_dump(include={"temperature", "top_p", "samples"}),
     }
 
 

@@ -8,6 +8,8 @@ official splits, those hold. Two ids with the same content count once.
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Collection
 from pathlib import Path
 
 from affine.envs.env import Env, EnvError, EnvSettings, make
@@ -30,8 +32,9 @@ def split_of_group(group: str) -> Split:
     return Split.VALIDATION if bucket < TRAIN_SHARE + VALIDATION_SHARE else Split.TEST
 
 
-def draw_tasks(env: Env, level: int, seed: int, wanted: dict[Split, int]) -> list[Task]:
-    """The first `wanted[split]` tasks of each split at one level, in the order of their ids.
+def draw_tasks(env: Env, level: int, seed: int, wanted: dict[Split, int], without: Collection[str] = ()) -> list[Task]:
+    """The first `wanted[split]` tasks of each split at one level, in the order of their ids; none of the groups in
+    `without`.
 
     Raises EnvError where there is no such level or it has fewer distinct tasks.
     """
@@ -52,7 +55,7 @@ def draw_tasks(env: Env, level: int, seed: int, wanted: dict[Split, int]) -> lis
         content = env.content(level, id, seed)
         id += 1
         idle += 1
-        if content is None or content.key in seen:
+        if content is None or content.key in seen or content.group in without:
             continue
         split = env.official_split(level, id - 1, seed) or split_of_group(content.group)
         if missing.get(split, 0) > 0:
@@ -63,17 +66,38 @@ def draw_tasks(env: Env, level: int, seed: int, wanted: dict[Split, int]) -> lis
     return tasks
 
 
+def draw_range(env: Env, name: str, seed: int, count: int) -> list[Task]:
+    """`count` test tasks out of a named range of upstream's ids, in the order of their ids: the whole range, or a
+    random part of it that depends on `seed`. Raises EnvError where the range is unknown or holds fewer."""
+    part = env.id_range(name)
+    size = env.size(part.level)
+    ids = list(range(part.first, min(part.last + 1, size or part.last + 1)))
+    random.Random(f"tasks/{env.name}/{name}/{seed}").shuffle(ids)
+    tasks: dict[str, Task] = {}
+    for id in ids:
+        content = env.content(part.level, id, seed) if len(tasks) < count else None
+        if content is not None and content.key not in tasks:
+            tasks[content.key] = Task(env.name, part.level, id, seed, Split.TEST, content.key, content.group)
+    if len(tasks) < count:
+        raise EnvError(
+            f"{env.name}: {name} holds {len(tasks)} distinct tasks, not {count}; lower tasks.{env.name}.test"
+        )
+    return sorted(tasks.values(), key=lambda task: task.id)
+
+
 def make_tasks(params: Params, name: str, root: Path) -> None:
     """Stage `tasks` for one environment: `data/tasks/<name>/{train,validation,test}.jsonl` and a summary
-    in `metrics/tasks/<name>.json`. Quotas are shared evenly between the levels, the first taking the rest."""
-    env = make(name, EnvSettings(params.envs.mode, params.envs.prompts))
+    in `metrics/tasks/<name>.json`. Quotas are shared evenly between the levels, the first taking the rest. Where
+    `test_ids` names a range of upstream's ids, the test tasks come from there, and no group of theirs is in
+    another split."""
+    env = make(name, EnvSettings(params.envs.mode, params.envs.prompts, params.sandbox.unsafe))
     settings: TaskSet = getattr(params.tasks, name)
     try:
-        tasks = [
-            task
-            for k, level in enumerate(settings.levels)
-            for task in draw_tasks(env, level, params.tasks.seed, _quota(settings, k))
-        ]
+        seed = params.tasks.seed
+        tasks = draw_range(env, settings.test_ids, seed, settings.test) if settings.test_ids else []
+        held_out = frozenset(task.group for task in tasks)
+        for k, level in enumerate(settings.levels):
+            tasks += draw_tasks(env, level, seed, _quota(settings, k), held_out)
     finally:
         env.close()
     by_split = {split: [task for task in tasks if task.split == split] for split in Split}
@@ -90,7 +114,8 @@ def make_tasks(params: Params, name: str, root: Path) -> None:
 
 def _quota(settings: TaskSet, k: int) -> dict[Split, int]:
     levels = len(settings.levels)
-    counts = {Split.TRAIN: settings.train, Split.VALIDATION: settings.validation, Split.TEST: settings.test}
+    test = 0 if settings.test_ids else settings.test
+    counts = {Split.TRAIN: settings.train, Split.VALIDATION: settings.validation, Split.TEST: test}
     return {split: n // levels + (n % levels if k == 0 else 0) for split, n in counts.items()}
 
 

@@ -12,8 +12,22 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, Literal
 
-ENVS: tuple[str, ...] = ("sat", "abd", "ded", "webshop", "alfworld", "babyai", "sciworld", "textcraft")
-"""The eight environments, in the order in which every table lists them."""
+REGISTRY: dict[str, str] = {
+    "sat": "affine.envs.sat:Sat",
+    "abd": "affine.envs.abd:Abd",
+    "ded": "affine.envs.ded:Ded",
+    "webshop": "affine.envs.webshop:WebShop",
+    "alfworld": "affine.envs.alfworld:AlfWorld",
+    "babyai": "affine.envs.babyai:BabyAi",
+    "sciworld": "affine.envs.sciworld:SciWorld",
+    "textcraft": "affine.envs.textcraft:TextCraft",
+}
+"""Environment -> "module:class", imported when first asked for. A ninth one is a file and a line here; parameters,
+commands and tables follow. Its expert is the function `expert` (and the table `SUCCESS`) of `<module>_expert`, or
+of the module itself."""
+
+ENVS: tuple[str, ...] = tuple(REGISTRY)
+"""The environments' names, in the order in which every table lists them."""
 
 Role = Literal["system", "user", "assistant"]
 
@@ -37,6 +51,8 @@ class StopReason(StrEnum):
     """The level's turn limit was reached before the environment ended the episode."""
     CONTEXT_LIMIT = "context_limit"
     """The next reply would not have fitted into the model's context."""
+    NO_REPLY = "no_reply"
+    """A served policy gave no usable reply in time; the episode counts 0, as it did for the validators."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +88,8 @@ class Turn:
     `token_ids` are the sampled tokens, the end-of-turn token included when it was sampled, and
     `logprobs` their log-probabilities in nats under the sampling distribution; both are empty for
     replies that no language model wrote. `observation` is empty after the last turn. `expert` is False
-    for a turn that was played without insight on purpose (noise): imitation must not learn it.
+    for a turn that was played without insight on purpose (noise): imitation must not learn it. `progress`
+    is how much the turn changed the environment's own score.
     """
 
     text: str
@@ -80,6 +97,7 @@ class Turn:
     reward: float
     valid: bool = True
     expert: bool = True
+    progress: float = 0.0
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
 
@@ -101,13 +119,14 @@ class Episode:
     """A trajectory with who played it and under which evaluator.
 
     `policy` names the model, `fingerprint` is the evaluator's, `sample` counts repeated tries of one
-    task.
+    task, `task_type` is the environment's own kind of task ("" where it has none).
     """
 
     trajectory: Trajectory
     policy: str
     fingerprint: str
     sample: int = 0
+    task_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

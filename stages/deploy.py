@@ -1,4 +1,5 @@
-"""Stage `deploy`: publish the release. `--dry-run` prints what would be sent and sends nothing."""
+"""Stage `deploy`: publish the release. `--dry-run` prints what would be sent and sends nothing; `--check` only refuses
+what cannot be published whatever the release, so that nobody waits for a graph first."""
 
 from __future__ import annotations
 
@@ -6,15 +7,21 @@ import sys
 from pathlib import Path
 
 from affine.params import load_params
-from affine.release.hub import deploy
+from affine.release.hub import check, deploy
 from affine.stage import main
+
+KNOWN = ("--check", "--dry-run")
 
 
 def run(*arguments: str) -> None:
-    unknown = set(arguments) - {"--dry-run"}
+    unknown = set(arguments) - set(KNOWN)
     if unknown:
-        sys.exit(f"deploy: unknown argument {', '.join(sorted(unknown))} (known: --dry-run)")
-    deploy(load_params(), Path.cwd(), dry_run="--dry-run" in arguments)
+        sys.exit(f"deploy: unknown argument {', '.join(sorted(unknown))} (known: {', '.join(KNOWN)})")
+    params, dry_run = load_params(), "--dry-run" in arguments
+    if "--check" in arguments:
+        check(params.deploy, dry_run=dry_run)
+    else:
+        deploy(params, Path.cwd(), dry_run=dry_run)
 
 
 if __name__ == "__main__":

@@ -6,31 +6,31 @@ Whatever is measured comes from metrics/ and benchmarks/results/; where that is 
 from __future__ import annotations
 
 import csv
-import importlib
+import io
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
 
 from affine.cli import COMMANDS
+from affine.cli.experiments import SCORES, VERDICTS, Experiment
+from affine.cli.experiments import table as experiments_table
 from affine.collect.play import play
-from affine.envs.env import REGISTRY, Env, env_class, make
+from affine.envs.env import REGISTRY, Env, env_class, expert_module, make
 from affine.files import read_json
 from affine.params import load_params
 from affine.pareto.policies import POLICIES
+from affine.readme.experts import experts
 from affine.readme.parameters import effects, parameters
 from affine.readme.rewrite import ReadmeError, Section
 from affine.readme.speed import speed
+from affine.readme.table import table
 from affine.report.graph import mermaid, read_graph
 from affine.types import ENVS, Split, Task
 
 NOT_MEASURED = "*Not measured yet: run `make all`.*"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], right: int = 0) -> str:
-    """A Markdown table; the last `right` columns are aligned right."""
-    rule = ["---"] * (len(head) - right) + ["--:"] * right
-    lines = [head, rule, *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def results(root: Path, _: str) -> str:
@@ -42,7 +42,8 @@ def results(root: Path, _: str) -> str:
     scores = {(row["model"], row["env"]): row for row in _csv(metrics / "plots" / "scores.csv")}
     effect = {(row["pair"], row["env"]): row for row in _csv(metrics / "plots" / "differences.csv")}
     models = list(summary)
-    pairs = [pair for pair in dict.fromkeys(pair for pair, _ in effect) if pair.startswith(f"{models[-1]}_vs_")]
+    named = dict.fromkeys(pair for pair, _ in effect)
+    pairs = [pair for pair in named if pair.startswith(f"{models[-1]}_vs_") and pair.partition("_vs_")[2] in models]
     level = f"{load_params(root / 'params.yaml').pareto.confidence:.0%}"
     rows = []
     for env in (*(env for env in ENVS if (models[0], env) in scores), "overall"):
@@ -111,11 +112,32 @@ def models(root: Path, _: str) -> str:
     if ppo["enabled"]:
         lines.append(
             f"- `ppo`: {ppo['trainable_parameters']:,} trainable parameters, {ppo['iterations']:,} iterations,"
-            f" {ppo['episodes']:,} episodes."
+            f" {ppo['episodes']:,} episodes{_kept(ppo)}."
         )
     else:
         lines.append("- `ppo`: switched off; the SFT adapter is passed through.")
     return "\n".join(lines)
+
+
+def _kept(ppo: Mapping[str, Any]) -> str:
+    if "kept_iteration" not in ppo:
+        return ""
+    return (
+        f"; kept is the adapter after iteration {ppo['kept_iteration']}, which scores {ppo['validation_score']:.3f} on"
+        f" validation tasks (SFT: {ppo['validation']['0']:.3f})"
+    )
+
+
+def experiments(root: Path, _: str) -> str:
+    """What `python -m affine experiments` prints for this commit alone, at 80 columns."""
+    files = [root / path for path in (SCORES, VERDICTS)]
+    if not all(path.is_file() for path in files):
+        return NOT_MEASURED
+    row = Experiment("main", "", "success", False, {}, *map(read_json, files))
+    text = io.StringIO()
+    console = Console(file=text, width=80)
+    console.print(experiments_table([row], "ppo", console.width))
+    return "\n".join(["```text", *(line.rstrip() for line in text.getvalue().splitlines()), "```"])
 
 
 def graph(root: Path, _: str) -> str:
@@ -166,8 +188,7 @@ def levels(root: Path, _: str) -> str:
 
 def expert_success(name: str) -> dict[int, float]:
     """Level -> documented success rate of the expert (held by the environment's tests)."""
-    module = importlib.import_module(REGISTRY[name].partition(":")[0] + "_expert")
-    success: dict[int, float] = module.SUCCESS
+    success: dict[int, float] = expert_module(name).SUCCESS
     return success
 
 
@@ -229,6 +250,8 @@ SECTIONS: dict[str, Section] = {
     "demonstrations": demonstrations,
     "environments": environments,
     "episode": episode,
+    "experiments": experiments,
+    "experts": experts,
     "graph": graph,
     "levels": levels,
     "models": models,
