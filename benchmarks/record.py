@@ -14,7 +14,17 @@ from affine.files import write_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("torch", "transformers", "minigrid", "scienceworld", "python-sat", "tantivy", "textworld", "requests")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "minigrid",
+    "scienceworld",
+    "python-sat",
+    "tantivy",
+    "textworld",
+    "requests",
+)
 
 
 def conditions() -> dict[str, Any]:
