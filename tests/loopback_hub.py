@@ -85,6 +85,7 @@ class LoopbackHub:
 
     def __init__(self, port: int = 0) -> None:
         self.repositories: dict[str, Repository] = {}
+        self.datasets: set[str] = set()
         self.users: dict[str, tuple[str, bool]] = {}  # token -> name, may write
         self.store: dict[str, bytes] = {}
         self.faults: list[Fault] = []
@@ -240,8 +241,10 @@ class _Handler(BaseHTTPRequestHandler):
             ("POST", r"/api/repos/create", self._create),
             ("POST", r"/api/validate-yaml", self._validate),
             ("GET", r"/api/models/([^/]+/[^/]+)", self._info),
+            ("GET", r"/api/datasets/([^/]+/[^/]+)", self._dataset),
             ("GET", r"/api/models/([^/]+/[^/]+)/revision/(.+)", self._info),
             ("GET", r"/api/models/([^/]+/[^/]+)/refs", self._refs),
+            ("GET", r"/api/models/([^/]+/[^/]+)/commits/(.+)", self._commits),
             ("GET", r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", self._tree),
             ("POST", r"/api/models/([^/]+/[^/]+)/preupload/(.+)", self._preupload),
             ("POST", r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", self._batch),
@@ -285,11 +288,26 @@ class _Handler(BaseHTTPRequestHandler):
             }
         )
 
+    def _dataset(self, _: bytes, name: str) -> None:
+        if name not in self.hub.datasets:
+            raise Refused(401 if self._user() is None else 404, "Repository not found", "RepoNotFound")
+        self._json({"id": name, "private": False})
+
     def _refs(self, _: bytes, repo: str) -> None:
         found = self._repository(repo)
         tags = [{"name": n, "ref": f"refs/tags/{n}", "targetCommit": sha} for n, sha in found.tags.items()]
         head = {"name": "main", "ref": "refs/heads/main", "targetCommit": found.commits[-1].sha}
         self._json({"branches": [head], "converts": [], "tags": tags})
+
+    def _commits(self, _: bytes, repo: str, revision: str) -> None:
+        found = self._repository(repo)
+        until = found.commits.index(self._commit(found, revision))
+        date = "2025-10-29T00:00:00.000Z"
+        entries = [
+            {"id": c.sha, "title": c.title, "message": c.description, "date": date, "authors": []}
+            for c in reversed(found.commits[: until + 1])
+        ]
+        self._json(entries)
 
     def _tree(self, _: bytes, repo: str, revision: str) -> None:
         commit = self._commit(self._repository(repo), revision)

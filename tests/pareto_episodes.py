@@ -27,7 +27,15 @@ def episode(
     task = Task(env, 0, id, 7, Split.TEST, key or f"{env}-{id}", group)
     solved = score == 1.0
     played = tuple(
-        Turn("Action: go", "", 0.0, solved or t + 1 < turns, (5, 6, 7), (-0.1, -0.2, 0.0)) for t in range(turns)
+        Turn(
+            "Action: go",
+            "",
+            0.0,
+            valid=solved or t + 1 < turns,
+            token_ids=(5, 6, 7),
+            logprobs=(-0.1, -0.2, 0.0),
+        )
+        for t in range(turns)
     )
     stop = StopReason.SOLVED if solved else StopReason.TURN_LIMIT
     return Episode(

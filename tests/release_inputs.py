@@ -41,12 +41,16 @@ def make_inputs(root: Path, rates: Mapping[str, float] = RATES) -> Path:
     for seed, model in enumerate(("sft", "ppo")):
         make_tiny_adapter(root / "models/base", root / "models" / model, seed)
     for number, env in enumerate(ENVS, 1):
-        metrics = {"played": 10 * number, "solved": 9 * number, "success": 0.9}
+        played = 10 * number
+        metrics = {"played": played, "solved": played - 1, "success": round(1 - 1 / played, 4)}
         write_json(root / "metrics/collect" / f"{env}.json", metrics)
     rows = {
-        env: [Candidate(Demonstration(env, f"0/{i}", (5, 6, 7, 1), (0, 0, 1, 1)), f"g{i}", 1) for i in range(n)]
+        env: [Candidate(Demonstration(env, f"0/{i}", (5, 6, 7, 1), (0, 0, 1, 1)), f"g{i}", 1, 0) for i in range(n)]
         for n, env in enumerate(ENVS, 2)
     }
+    write_json(root / "data/dataset/train.json", {env: len(kept) for env, kept in rows.items()})
+    ppo = {"enabled": True, "kept_iteration": 30, "validation_score": 0.6125, "validation": {"0": 0.5875, "30": 0.6125}}
+    write_json(root / "metrics/ppo.json", ppo)
     write_json(root / "metrics/dataset.json", report({env: (r[1:], r[:1], {"too_long": 0}) for env, r in rows.items()}))
     write_evaluations(root / "evaluations", tasks=60, rates=rates)
     run_pareto(params, root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -13,13 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from affine.collect.collect import attempts_of
 from affine.collect.play import play
 from affine.envs.abd import Abd, Problem, read_answer
 from affine.envs.abd_expert import SUCCESS
+from affine.envs.engines.programs import sandbox
 from affine.envs.engines.programs.program_env import ROWS_LEVEL
+from affine.envs.engines.programs.sandbox import Sandbox
 from affine.envs.env import EnvError, EnvSettings, make
+from affine.params import Params, load_params
+from affine.rollout.pool import players_of
 from affine.types import Split, StopReason, Task
 
+ROOT = Path(__file__).parents[1]
 UPSTREAM = EnvSettings(mode="upstream", prompts="full")
 
 
@@ -188,6 +195,38 @@ def test_huge_replies_are_survived(piece: str) -> None:
     env = Abd()
     env.reset(task(0, 1))
     assert env.step(piece * 100_000).reward == 0.0
+
+
+def test_the_parameter_alone_lets_programs_run_where_nothing_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(Sandbox.__init__.__kwdefaults__, "levels", ())
+    monkeypatch.setattr(sandbox, "_shared", {})
+    data = load_params(ROOT / "params.yaml").model_dump(mode="json")
+    try:
+        for unsafe in (False, True):
+            settings = attempts_of(Params.model_validate({**data, "sandbox": {"unsafe": unsafe}}), "abd").settings
+            env = Abd(settings)
+            env.reset(task(0, 0))
+            env.problem = Problem("print(input())", "5\n", "", None)
+            if unsafe:
+                assert env.step("<INPUT>5</INPUT>").reward == 1.0
+                assert env.conditions() == {"sandbox": "unsafe"}
+            else:
+                with pytest.raises(EnvError, match=r"sandbox\.unsafe: true in params\.yaml"):
+                    env.step("<INPUT>5</INPUT>")
+                with pytest.raises(EnvError, match="no safe level"):
+                    env.conditions()
+    finally:
+        sandbox.shared(True).close()
+
+
+@pytest.mark.parametrize("unsafe", [False, True])
+def test_every_stage_that_plays_gets_the_parameter(unsafe: bool) -> None:
+    data = load_params(ROOT / "params.yaml").model_dump(mode="json")
+    params = Params.model_validate({**data, "sandbox": {"unsafe": unsafe}})
+    carried = (attempts_of(params, "abd").settings, players_of(params, Path("models/base")).settings)
+    assert {settings.unsafe for settings in pickle.loads(pickle.dumps(carried))} == {unsafe}  # as to a worker
+    made = [Abd(settings) for settings in carried]
+    assert made[0].identity() == made[1].identity() == Abd().identity()  # how programs are confined changes no score
 
 
 def test_bad_tasks_are_named() -> None:

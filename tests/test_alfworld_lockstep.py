@@ -51,9 +51,29 @@ def real_engine(game: Game) -> Any:
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
     from textworld.envs import PddlEnv
 
-    env = AlfredDemangler(PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True)), shuffle=False)
+    inner = PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True))
+    env = AlfredDemangler(inner, shuffle=False)
     env.load(files.real_game(game))
+    _remember_commands(inner)
     return env
+
+
+def _remember_commands(inner: Any) -> None:
+    """The engine parses the template of every admissible command anew after each step, most of its time; what a
+    command reads depends on its arguments alone. Feedback is never remembered."""
+    grammar = inner._logic.grammar
+    derive, known = grammar.derive, {}
+    templates = {action.template for action in inner._logic.actions.values()}
+
+    def derive_once(start: str, context: dict[str, Any]) -> str:
+        if start not in templates:
+            return str(derive(start, context))
+        key = (start, tuple(sorted((placeholder.name, v.name) for placeholder, v in context["mapping"].items())))
+        if key not in known:
+            known[key] = str(derive(start, context))
+        return known[key]
+
+    grammar.derive = derive_once
 
 
 def compare(game: Game, seed: int, steps: int) -> int:

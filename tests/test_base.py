@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from loopback_hub import LoopbackHub
 from tiny import make_tiny_base
 from transformers import AutoModelForCausalLM
 
+from affine.__main__ import main
 from affine.models.base import make_base
-from affine.models.checkpoint import CheckpointError, check_checkpoint, stored_tensors, verify_sums, write_sums
+from affine.models.checkpoint import CheckpointError, check_checkpoint, is_part, stored_tensors, verify_sums, write_sums
 from affine.params import BaseParams, Params, load_params
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +75,33 @@ def test_hub_base_equals_what_was_published(hub: LoopbackHub, tiny: Path, tmp_pa
     manifest = json.loads((tmp_path / "metrics/base.json").read_text())
     assert (manifest["repository"], manifest["revision"]) == (REPO, params.base.revision)
     assert not list((tmp_path / "work/base").iterdir())
+
+
+def test_preset_takes_the_nano_model_under_the_name_of_the_full_one(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped model published as the preset's base, taken by the preset's own parameters, cut once on the way."""
+    nano = ROOT / "pretrained/nano"
+    commit = hub.publish(REPO, contents(nano))
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    monkeypatch.chdir(tmp_path)
+    assert main(["preset", "qwen3-4b", "-S", f"base.revision={commit.sha}"]) == 0
+    params = load_params(tmp_path / "params.yaml")
+    assert (params.base.source, params.base.repo, params.base.revision) == ("hub", REPO, commit.sha)
+    hub.fail(r"GET .*/model\.safetensors", None, times=50)
+    with pytest.raises(CheckpointError, match="no connection to"):
+        make_base(params, tmp_path)
+    hub.faults.clear()
+    make_base(params, tmp_path)
+    parts = {name: data for name, data in contents(nano).items() if is_part(name)}
+    assert contents(tmp_path / "models/base") == parts
+    manifest = json.loads((tmp_path / "metrics/base.json").read_text())
+    assert (manifest["repository"], manifest["revision"]) == (REPO, commit.sha)
+    assert {file["path"]: file["sha256"] for file in manifest["files"]} == {
+        name: hashlib.sha256(data).hexdigest() for name, data in parts.items()
+    }
+    assert "Fetching" in capsys.readouterr().err  # the client shows how far it is
 
 
 def test_connection_cut_in_a_download_is_taken_up_again(hub: LoopbackHub, tiny: Path, tmp_path: Path) -> None:

@@ -8,12 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from pareto_episodes import write_evaluations
+from tiny import make_tiny_base
+from transformers import AutoTokenizer
 
 from affine.cli.bench import BenchError, run
 from affine.collect.play import play
 from affine.envs.env import make, task_rng
+from affine.files import write_json
+from affine.models.chat import Renderer
+from affine.models.lora import base_digest, check_adapter
 from affine.readme.sections import SECTIONS
-from affine.tasks import draw_tasks
+from affine.tasks import draw_tasks, load_tasks
+from affine.training.ppo import Trainer
 from affine.types import Split
 
 ROOT = Path(__file__).parents[1]
@@ -39,23 +46,129 @@ def test_http_server_gives_what_play_in_process_gives(monkeypatch: pytest.Monkey
 def test_benchmarks_write_results_that_the_guides_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "benchmarks" / "results"
     monkeypatch.chdir(ROOT)
-    small = ["--envs", "sat", "textcraft", "--episodes", "3", "--reference-episodes", "2", "--out", str(out)]
+    small = ["--envs", "sat", "ded", "textcraft", "--episodes", "3", "--reference-episodes", "2", "--out", str(out)]
     assert run(["envs", *small]) == 0
     assert run(["rollout", "--episodes", "3", "--slots", "2", "--out", str(out)]) == 0
-    envs, rollout = (json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for name in ("envs", "rollout"))
-    for result in (envs, rollout):
+    assert run(["sft", "--steps", "3", "--methods", "ours", "trl-packed", "--out", str(out)]) == 0
+    names = ("envs", "rollout", "sft")
+    envs, rollout, sft = (json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for name in names)
+    for result in (envs, rollout, sft):
         assert result["machine"]["cores"] >= 1
         assert result["versions"]["torch"]
         assert set(result) >= {"commit", "date"}
     for row in envs["envs"].values():
+        assert row["pool"]["steps_per_s"] > 0
+        assert row["python_mb"] > 10
         for player in ("expert", "random"):
             assert row[player]["ratio"] == pytest.approx(
                 row[player]["steps_per_s"] / row[player]["http_steps_per_s"], rel=1e-2
             )
-    assert rollout["engine"]["episodes"] == rollout["generate"]["episodes"] == 3
+    assert [rollout[side]["episodes"] for side in ("engine", "generate", "paged")] == [3, 3, 3]
+    assert 0 < rollout["engine"]["environment"] < 1
+    rates = {name: row["tokens_per_s"] for name, row in sft["methods"].items()}
+    assert sft["ratio"]["trl-packed"] == pytest.approx(rates["ours"] / rates["trl-packed"], rel=1e-2)
+    assert envs["sandbox"]["level"]
     text = SECTIONS["speed"](tmp_path, "")
     assert "| textcraft |" in text
-    assert "| ratio |" in text
+    assert "| this engine |" in text
+    assert "| stage `sft` |" in text
+
+
+def test_verdict_benchmark_reads_as_many_episodes_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stored task under other seeds: no two alike among those of one model and environment."""
+    out = tmp_path / "benchmarks" / "results"
+    monkeypatch.chdir(ROOT)
+    write_evaluations(tmp_path / "evaluations", tasks=7)
+    where = ["--evaluations", str(tmp_path / "evaluations"), "--out", str(out)]
+    assert run(["verdict", "--models", "9", "--episodes", "1000", "--samples", "5", *where]) == 0
+    result = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
+    assert (result["field"]["models"], result["field"]["subsets"]) == (9, 255)
+    # 1,000 over 24 files: 41 each, 42 in the first 16; in fives, nine tasks each.
+    assert [(row["samples"], row["episodes"], row["tasks"]) for row in result["episodes"]] == [
+        (1, 1000, 1000),
+        (5, 1000, 24 * 9),
+    ]
+    text = SECTIONS["speed"](tmp_path, "")
+    assert "| 9 models, 255 subsets of environments, `affine-2025-10-22` |" in text
+    assert "| 1,000 stored episodes of 216 tasks read," in text
+    with pytest.raises(BenchError, match="failed"):
+        run(["verdict", "--episodes", "24", "--evaluations", str(tmp_path / "nowhere"), "--out", str(out)])
+
+
+def test_trl_plays_what_the_engine_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tokens on both sides, every reply a call, and no call after the end. TRL itself is not run: minutes."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from bench_grpo import OVER, TEMPLATE, Seat, openings, parser
+    from trl.chat_template_utils import is_chat_template_prefix_preserving, supports_tool_calling
+
+    tokenizer = AutoTokenizer.from_pretrained(make_tiny_base(tmp_path / "base"))
+    tokenizer.chat_template = TEMPLATE
+    assert supports_tool_calling(tokenizer)
+    assert is_chat_template_prefix_preserving(tokenizer)
+    renderer = Renderer(tokenizer)
+    env = make("textcraft")
+    tasks = draw_tasks(env, 0, 0, {Split.TRAIN: 3})
+    parse, turns = parser(renderer), [0]
+    seat = Seat(tasks, turns)
+    for number, (task, opening) in enumerate(zip(tasks, openings(tasks), strict=True)):
+        messages = [{"role": m.role, "content": m.content} for m in opening]
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        assert ids == renderer.opening(opening)
+        trajectory = play(env, task, task_rng("textcraft", 0, task.id, 0))
+        seat.reset(number=number, prompt=messages)
+        turns[0] = 0
+        for turn in trajectory.turns:
+            reply = renderer.reply(turn.text)
+            (call,) = parse(reply, prefix=ids)["tool_calls"]
+            observation = seat.act(**call["function"]["arguments"])
+            last = turn is trajectory.turns[-1]
+            assert observation == (OVER if last else turn.observation)
+            messages += [{"role": "assistant", "content": turn.text}, {"role": "tool", "content": observation}]
+            ids = [*ids, *reply, *renderer.observation(observation)]
+            assert ids == tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        assert "tool_calls" not in parse(renderer.reply("Thanks"), prefix=ids)
+        assert seat.get_reward() == trajectory.score
+        assert turns == [len(trajectory.turns)]
+
+
+def test_ppo_benchmark_has_the_smoke_presets_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from bench_ppo import prepare, settings, summary
+
+    params = settings(tmp_path, ("sat", "textcraft"), 0)
+    assert (params.ppo.episodes, params.ppo.group, params.rollout.slots) == (16, 2, 16)
+    assert (params.ppo.weights.sat, params.ppo.weights.abd) == (1.0, 0.0)
+    assert settings(tmp_path, ("sat",), 6).ppo.episodes == 6
+    base = make_tiny_base(tmp_path / "base")
+    prepare(params, tmp_path / "root", base)
+    check_adapter(tmp_path / "root" / "models" / "sft", base_digest(base))
+    assert Trainer(params, tmp_path / "root").iteration == 0  # all that it reads is there
+    counts = {env: len(load_tasks(tmp_path / "root", env, Split.TRAIN)) for env in ("sat", "textcraft", "abd")}
+    assert counts == {"sat": 24, "textcraft": 24, "abd": 0}
+    spent = summary({"generate": 3.0, "environment": 1.0, "annotate": 2.0, "update": 4.0}, 2)
+    assert spent["iteration_s"] == 5
+    assert spent["share"] == {"generate": 0.3, "environment": 0.1, "annotate": 0.2, "update": 0.4}
+
+
+def test_training_benchmarks_are_in_the_guides(tmp_path: Path) -> None:
+    where = {"machine": {"processor": "a CPU", "cores": 2, "load": 0.1, "python": "3.11"}, "commit": "abc"}
+    rates = {"tokens_per_s": 4000.0, "episodes_per_s": 40.0, "episodes": 128}
+    slower = {"tokens_per_s": 1000.0, "episodes_per_s": 8.0, "episodes": 128}
+    ratio = {"tokens_per_s": 4.0, "episodes_per_s": 5.0}
+    out = tmp_path / "benchmarks" / "results"
+    rollouts = {"engine": rates, "grpo": slower, "ratio": ratio, "group": 8, "model": "models/base"}
+    write_json(out / "grpo.json", where | rollouts)
+    parts = {"generate": 3.0, "environment": 1.0, "annotate": 2.0, "update": 4.0}
+    split = {"seconds": parts, "share": {part: s / 10 for part, s in parts.items()}, "informative": 0.5}
+    split |= {"iterations": 4, "episodes": 16, "envs": ["sat"], "workers": 2, "model": "models/base", "device": "cpu"}
+    write_json(out / "ppo.json", where | split)
+    text = SECTIONS["speed"](tmp_path, "")
+    assert "| TRL's `GRPOTrainer` with `environment_factory` | 1,000 | 8.0 | 5.0 x |" in text
+    assert "128 episodes, 8 of each task, models/base." in text
+    assert "| environments | 1.00 | 10.0% |" in text
+    assert "4 iterations of 16 episodes in 1 environments, 2 rollout workers, models/base, on cpu; 50% of" in text
 
 
 def test_failures_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from affine.envs.env import REGISTRY, env_class, make
 from affine.errors import AffineError
 from affine.params import Params, load_params
 from affine.pareto.power import episodes_for, rule_power
+from affine.pareto.run import run_pareto
 from affine.release.release import make_release
 from affine.tasks import draw_tasks
 from affine.types import ENVS, Split, Task
@@ -305,12 +308,60 @@ def test_the_verdict_is_made_from_the_records(
     assert "no evaluations" in capsys.readouterr().err
 
 
+def test_a_verdict_is_recomputed_byte_for_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    write_evaluations(tmp_path / "evaluations", tasks=20)
+    run_pareto(load_params(tmp_path / "params.yaml"), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["verdict", "evaluations/", "--check"]) == 0
+    assert capsys.readouterr().out.count("same bytes") == 8
+    pareto = tmp_path / "metrics" / "pareto.json"
+    pareto.write_text(pareto.read_text().replace('"wins": 0', '"wins": 8', 1))
+    assert main(["verdict", "--check", "metrics"]) == 1
+    assert "metrics/pareto.json: differs" in capsys.readouterr().out
+    assert main(["verdict", "--short", "--write", "again"]) == 0
+    written = {path.name: path.read_bytes() for path in (tmp_path / "again").rglob("*") if path.is_file()}
+    assert len(written) == 8
+    assert written["scores.png"] == (tmp_path / "metrics" / "plots" / "scores.png").read_bytes()
+
+
+def test_an_evaluation_becomes_an_incumbent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    write_evaluations(tmp_path / "evaluations", tasks=20, rates={"sft": 0.5, "endpoint": 0.8})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["incumbents", "--add", "endpoint", "--as", "rival", "--block", "7"]) == 0
+    assert "incumbents/rival.json: written" in capsys.readouterr().out
+    assert json.loads((tmp_path / "incumbents" / "rival.json").read_text())["first_block"] == 7
+    assert main(["incumbents"]) == 0
+    records = (tmp_path / "evaluations" / "endpoint" / "ded.jsonl").read_text().splitlines()
+    mean = sum('"score":1.0' in line for line in records) / len(records)
+    assert f"{mean:.3f} (20 tasks)" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "evaluations" / "endpoint")
+    assert main(["verdict", "--short"]) == 0
+    assert "sft does not dominate rival" in capsys.readouterr().out
+    assert main(["incumbents", "--add", "endpoint"]) == 1
+    assert "no such file" in capsys.readouterr().err
+    assert main(["plan", "10", "--against", "rival"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "ded" in line)
+    needed = episodes_for(lambda n: rule_power(n, mean, mean + 0.1, 0.8), 0.8)
+    assert [cell.strip() for cell in row.split("│")][2:4] == [f"{mean:.3f}", str(needed)]
+    assert main(["plan", "--against", "nobody"]) == 1
+    assert "known: rival" in capsys.readouterr().err
+
+
 def test_policies_are_named_in_full(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["policies"]) == 0
-    header = capsys.readouterr().out.splitlines()[2]
+    shown = capsys.readouterr().out
+    header = shown.splitlines()[2]
     for name in ("affine-2025-10-22", "affine-2025-11-01", "affine-2026-07-24"):
         assert name in header
+    assert "…" not in shown
 
 
 def test_plan_gives_the_number_at_which_power_is_reached(
@@ -333,11 +384,11 @@ def test_check_fails_where_a_requirement_does(
     assert main(["check"]) == 1
     assert "no such folder" in capsys.readouterr().err
     make_release(release_params(), make_inputs(tmp_path))
-    assert main(["check", "release", "--profile", "affine-2025"]) == 0
+    assert main(["check", "release", "--profile", "affine-2025", "--no-probes"]) == 0
     shown = capsys.readouterr().out
     assert "FAIL" not in shown
     passed, failed, unknown = map(int, re.findall(r"(\d+) (?:pass|fail|cannot)", shown))
     marks = [line.split()[0] for line in shown.splitlines() if line and not line[0].isspace()]
     assert (marks.count("pass"), failed, marks.count("?")) == (passed, 0, unknown)
-    assert main(["check", "release/", "--profile", "affine-2026"]) == 1
+    assert main(["check", "release/", "--profile", "affine-2026", "--no-probes"]) == 1
     assert "only Qwen3.6-35B-A3B is admitted" in capsys.readouterr().out

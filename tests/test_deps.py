@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 from dvc.repo import Repo
 
 from affine.deps import closure, compare, declared_code, imports, main, write
+from affine.pins import PinsError, stale_pins, write_pins
 from affine.types import ENVS
 
 ROOT = Path(__file__).parents[1]
@@ -23,12 +26,30 @@ def stages() -> dict[str, object]:
         return {stage.name: stage for stage in repo.index.stages if stage.path_in_repo == "dvc.yaml"}
 
 
+@pytest.fixture(scope="module")
+def made_anew(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The stages of a copy that has the preset `pretrain`."""
+    copy = tmp_path_factory.mktemp("made")
+    for name in ("dvc.yaml", "params.yaml", "pyproject.toml"):
+        shutil.copy(ROOT / name, copy)
+    shutil.copytree(ROOT / "presets", copy / "presets")
+    subprocess.run(
+        [sys.executable, "-m", "affine", "preset", "pretrain"],
+        cwd=copy,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    Repo.init(str(copy), no_scm=True)
+    with Repo(str(copy)) as repo:
+        return {stage.name: stage for stage in repo.index.stages}
+
+
 def reruns(stages: dict[str, object], path: str) -> set[str]:
     """The stages that DVC would run because `path` changed, before any of their outputs changes."""
     changed = set()
     for name, stage in stages.items():
         for dep in stage.deps:  # type: ignore[attr-defined]
-            declared = str(Path(dep.fs_path).relative_to(ROOT)) if not hasattr(dep, "params") else ""
+            declared = str(Path(dep.fs_path).relative_to(stage.wdir)) if not hasattr(dep, "params") else ""  # type: ignore[attr-defined]
             if declared and (path == declared or path.startswith(f"{declared}/")):
                 changed.add(name)
     return changed
@@ -39,7 +60,7 @@ def test_declared_code_is_the_import_closure() -> None:
 
 
 def test_an_undeclared_import_is_found_and_written(tmp_path: Path) -> None:
-    for folder in ("affine", "stages", "deploy"):
+    for folder in ("affine", "stages", "deploy", "endpoint"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     (tmp_path / "affine" / "novel.py").write_text("X = 1\n")
@@ -92,6 +113,8 @@ def test_imports_inside_functions_count() -> None:
         ("affine/collect/play.py", {"collect@*"}),
         ("affine/release/card.md.jinja", {"release"}),
         ("affine/models/pretrain.py", set()),
+        ("affine/models/skills.py", set()),
+        ("pretrained/nano/model.safetensors", {"base"}),
         ("affine/cli/play.py", set()),
         ("README.md", set()),
     ],
@@ -100,6 +123,25 @@ def test_what_a_change_of_code_reruns(stages: dict[str, object], path: str, expe
     whole = {name for pattern in expected for name in stages if name == pattern or (name.startswith(pattern.rstrip("*"))
              and pattern.endswith("*"))}  # fmt: skip
     assert reruns(stages, path) == whole
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("affine/models/pretrain.py", {"pretrain@nano"}),
+        ("affine/models/skills.py", {"pretrain@nano"}),
+        ("affine/envs/sat_expert.py", {"pretrain@nano", "collect@sat"}),
+        ("models/pretrained/model.safetensors", {"base"}),
+        ("pretrained/nano/model.safetensors", set()),
+    ],
+)
+def test_a_base_that_is_made_anew_follows_its_code(made_anew: dict[str, object], path: str, expected: set[str]) -> None:
+    """With the preset `pretrain` the stage of that name is in the graph; without it there is none."""
+    assert reruns(made_anew, path) == expected
+
+
+def test_the_shipped_base_needs_no_pretraining(stages: dict[str, object], made_anew: dict[str, object]) -> None:
+    assert set(made_anew) - set(stages) == {"pretrain@nano"}
 
 
 def test_a_shared_module_reruns_everything(stages: dict[str, object]) -> None:
@@ -116,8 +158,44 @@ def test_parameters_reach_exactly_their_stages(stages: dict[str, object]) -> Non
     assert readers["ppo"] == {"ppo", "release"}
     assert readers["collect.sat"] == {"collect@sat"}
     assert readers["tasks.sat"] == {"tasks@sat"}
-    assert readers["evaluate"] == {f"evaluate@{model}" for model in ("base", "sft", "ppo")} | {"release"}
+    evaluations = {f"evaluate@{model}" for model in ("base", "sft", "ppo")}
+    assert readers["evaluate.temperature"] == readers["evaluate.stop"] == evaluations | {"release"}
+    assert not [key for key in readers if key.startswith("evaluate.endpoint")]
     assert not any(name.startswith("tasks") for name in readers["seed"])
+    assert readers["tool.affine.training"] == {"sft", "ppo"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("seed: 0  ", "# a comment\nseed: 0  ", set()),
+        ("confidence: 0.8", "confidence: 0.95", {"pareto", "release"}),
+        ("  kl: 0.01", "  kl: 0.02", {"ppo", "release"}),
+        ("  sat: {episodes: 400}", "  sat: {episodes: 401}", {"collect@sat", "release"}),
+        ("tracking: [dvclive]", "tracking: [dvclive, tensorboard]", set()),
+    ],
+)
+def test_what_a_change_of_params_reruns(tmp_path: Path, old: str, new: str, expected: set[str]) -> None:
+    """By the values that DVC itself reads for each stage, before and after. `release` names the sections that its card
+    shows."""
+    for name in ("dvc.yaml", "params.yaml", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    Repo.init(str(tmp_path), no_scm=True)
+
+    def values() -> dict[str, list[object]]:
+        with Repo(str(tmp_path)) as repo:
+            return {
+                stage.name: [dep.read_params() for dep in stage.deps if hasattr(dep, "params")]
+                for stage in repo.index.stages
+            }
+
+    before = values()
+    params = tmp_path / "params.yaml"
+    text = params.read_text()
+    assert text.count(old) == 1
+    params.write_text(text.replace(old, new))
+    after = values()
+    assert {name for name in before if before[name] != after[name]} == expected
 
 
 def test_every_environment_feeds_the_dataset(stages: dict[str, object]) -> None:
@@ -136,3 +214,19 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     monkeypatch.chdir(ROOT)
     assert main(["--check"]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_training_versions_are_those_of_the_lock_file(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    assert stale_pins(tmp_path) == {}
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(re.sub(r"(?m)^(trl|rich)==.*$", r"\1==99.0", lock.read_text()))
+    assert set(stale_pins(tmp_path)) == {"trl"}  # rich trains nothing
+    assert len(write_pins(tmp_path)) == 1
+    assert stale_pins(tmp_path) == {}
+    before, after = ((root / "pyproject.toml").read_text().splitlines() for root in (ROOT, tmp_path))
+    assert [line for line in after if line not in before] == ['trl = "99.0"']
+    lock.write_text(re.sub(r"(?m)^torch==.*\n", "", lock.read_text()))
+    with pytest.raises(PinsError, match=r"requirements\.lock has no torch"):
+        stale_pins(tmp_path)

@@ -122,12 +122,12 @@ def test_git_and_dvc_outside_a_repository(tmp_path: Path, monkeypatch: pytest.Mo
 def test_no_safe_sandbox_is_red_and_an_unsafe_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     path = "affine.envs.engines.programs.sandbox.shared"
     without = Sandbox(levels=(), unsafe=False)
-    monkeypatch.setattr(path, lambda: without)
+    monkeypatch.setattr(path, lambda unsafe: without)
     finding = doctor._safely("sandbox", doctor.sandbox)
     assert finding.status is Status.FAIL
     assert "no safe level" in finding.found
     unsafe = Sandbox(levels=(), unsafe=True)
-    monkeypatch.setattr(path, lambda: unsafe)
+    monkeypatch.setattr(path, lambda allowed: unsafe)
     try:
         finding = doctor._safely("sandbox", doctor.sandbox)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -96,6 +97,36 @@ def test_an_exception_leaves_the_old_folder(tmp_path: Path) -> None:
     assert [path.name for path in target.iterdir()] == ["old"]
     with published(target) as folder:
         assert list(folder.iterdir()) == []  # what the failed run left is gone
+
+
+@pytest.mark.parametrize("moment", ["rmtree", "rename"])
+def test_a_kill_while_the_old_folder_goes_leaves_no_half(tmp_path: Path, moment: str) -> None:
+    """Killed as the old folder is deleted, or just before the new one takes its place."""
+    target = tmp_path / "out"
+    for name in ("first", "second"):
+        write_text(target / name, "whole")
+
+    def replace() -> None:
+        with published(target) as folder:
+            for name in ("first", "second"):
+                write_text(folder / name, "new")
+            if moment == "rmtree":
+                shutil.rmtree = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+            else:
+                calls = iter((Path.rename, lambda *args: os.kill(os.getpid(), signal.SIGKILL)))
+                Path.rename = lambda *args: next(calls)(*args)  # type: ignore[method-assign,assignment]  # noqa: PLW0108
+
+    if (pid := os.fork()) == 0:
+        replace()
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    if moment == "rmtree":
+        assert [(target / name).read_text() for name in ("first", "second")] == ["new", "new"]
+    else:
+        assert not target.exists()
+    with published(target) as folder:
+        write_text(folder / "third", "newest")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_kill_in_the_middle_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:

@@ -107,6 +107,36 @@ def test_the_confidence_level_retrains_nothing(clone: Path) -> None:
     params.write_text(before)
 
 
+@pytest.mark.timeout(300)
+def test_a_colleague_pulls_what_is_needed(clone: Path, tmp_path: Path) -> None:
+    """With all data nothing is left to do; to judge at another level the episodes are enough, and pareto runs alone."""
+    run(clone, "dvc", "repro")  # whatever another test has tried
+    run(clone, "git", "add", "-A")
+    run(clone, "git", "commit", "-qm", "run")
+    store = str(tmp_path / "store")
+
+    def cloned(name: str) -> Path:
+        run(clone, "git", "clone", "-q", ".", str(tmp_path / name))
+        run(tmp_path / name, "dvc", "remote", "add", "--local", "--default", "store", store)
+        return tmp_path / name
+
+    run(clone, "dvc", "remote", "add", "--local", "--default", "store", store)
+    run(clone, "dvc", "push")
+    whole = cloned("whole")
+    run(whole, "dvc", "pull")
+    assert "Running stage" not in run(whole, "dvc", "repro").stdout
+    judge = cloned("judge")
+    run(judge, "dvc", "pull", "evaluate")
+    _replace(judge / "params.yaml", "confidence: 0.8", "confidence: 0.9")
+    said = run(judge, "dvc", "repro", "--allow-missing", "pareto").stdout
+    assert [line for line in said.splitlines() if line.startswith("Running stage")] == ["Running stage 'pareto':"]
+    assert not (judge / "models").exists()
+    assert not (judge / "data").exists()
+    before, after = (json.loads((at / "metrics" / "evaluate.json").read_text())["ppo"] for at in (clone, judge))
+    assert after["overall"] == before["overall"]
+    assert after["low"] < before["low"]
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("spoil", "said"),

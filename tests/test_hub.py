@@ -19,9 +19,11 @@ from loopback_hub import LoopbackHub
 from release_inputs import ROOT
 from tiny import make_tiny_adapter, make_tiny_base
 
-from affine.models.checkpoint import SUMS, CheckpointError, verify_sums, write_sums
+from affine.models.checkpoint import SUMS, CheckpointError, sha256, verify_sums, write_sums
 from affine.params import DeployParams, Params, load_params
 from affine.release.hub import DeployError, deploy
+from affine.release.provenance import ORIGIN, provenance, public_url
+from affine.release.results import EVAL_RESULTS
 
 REPO = "ada/Affine-nano"
 TOKEN = "hf_this_is_the_secret_of_ada"
@@ -65,7 +67,9 @@ def release_content(root: Path) -> dict[str, bytes]:
 
 
 def published_content(hub: LoopbackHub, revision: str = "main") -> dict[str, bytes]:
-    return {path: data for path, data in hub.content(REPO, revision).items() if path != ".gitattributes"}
+    """Without what the Hub and the deployment add."""
+    own = (".gitattributes", ORIGIN)
+    return {path: data for path, data in hub.content(REPO, revision).items() if path not in own}
 
 
 def change_release(root: Path) -> None:
@@ -110,7 +114,7 @@ def test_only_what_changed_is_sent_and_what_is_gone_is_deleted(hub: LoopbackHub,
     hub.requests.clear()
     deployment = deploy(params_for(hub), root, say=quiet)
     assert deployment is not None
-    assert deployment.uploaded == ("README.md", SUMS)
+    assert deployment.uploaded == ("README.md", SUMS, ORIGIN)
     assert all(path.startswith("adapter/") for path in deployment.deleted)
     assert not hub.asked("^PUT ")
     assert published_content(hub) == release_content(root) | {"NOTES.md": b"somebody's own file"}
@@ -123,10 +127,12 @@ def test_dry_run_says_what_would_be_sent_and_sends_nothing(
     lines: list[str] = []
     assert deploy(params_for(hub), root, dry_run=True, say=lines.append) is None
     sent = dict(re.findall(r"send +(\S+) +([\d,]+) bytes", "\n".join(lines)))
+    wanted = {**release_content(root), ORIGIN: provenance(root, root / "release").content()}
     assert {path: int(size.replace(",", "")) for path, size in sent.items()} == {
-        path: len(data) for path, data in release_content(root).items()
+        path: len(data) for path, data in wanted.items()
     }
     assert "to be created, private" in lines[0]
+    assert any("without HF_TOKEN a private repository of that name cannot be seen" in line for line in lines)
     assert not hub.repositories
     assert not hub.asked("^(POST|PUT) ")
     assert not (root / "deploy").exists()
@@ -139,7 +145,42 @@ def test_dry_run_of_an_update_matches_what_is_then_sent(hub: LoopbackHub, root: 
     deploy(params_for(hub), root, dry_run=True, say=lines.append)
     deployment = deploy(params_for(hub), root, say=quiet)
     assert deployment is not None
-    assert tuple(re.findall(r"send +(\S+)", "\n".join(lines))) == deployment.uploaded == ("README.md", SUMS)
+    assert tuple(re.findall(r"send +(\S+)", "\n".join(lines))) == deployment.uploaded == ("README.md", SUMS, ORIGIN)
+
+
+@pytest.mark.parametrize(
+    ("fault", "settings", "reason"),
+    [
+        (None, {}, "no connection to"),
+        (503, {}, "answered 503"),
+        (None, {"repo": "your-name/Affine-nano"}, "your-name/Affine-nano is a placeholder"),
+    ],
+)
+def test_dry_run_without_an_answer_lists_everything_and_says_so(
+    hub: LoopbackHub, root: Path, fault: int | None, settings: dict[str, Any], reason: str
+) -> None:
+    deploy(params_for(hub), root, say=quiet)
+    (root / "deploy/deployed.json").unlink()
+    hub.fail("GET /api/models/", fault, 99)
+    lines: list[str] = []
+    assert deploy(params_for(hub, **settings), root, dry_run=True, say=lines.append) is None
+    text = "\n".join(lines)
+    assert set(re.findall(r"send +(\S+)", text)) == {*release_content(root), ORIGIN}
+    total = sum(int(size.replace(",", "")) for size in re.findall(r"send .* ([\d,]+) bytes", text))
+    assert f"  {len(release_content(root)) + 1} files, {total:,} bytes to send, less what is there already" in lines
+    assert f"note: the Hub could not be asked what that is: {reason}" in text.replace(hub.url + " ", "")
+    assert "to be created" not in text
+    assert TOKEN not in text
+    assert not (root / "deploy/deployed.json").exists()
+
+
+def test_dry_run_with_a_refused_token_is_an_error(
+    hub: LoopbackHub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_unknown_and_secret")
+    with pytest.raises(DeployError, match="does not accept HF_TOKEN") as caught:
+        deploy(params_for(hub), root, dry_run=True, say=quiet)
+    assert "secret" not in str(caught.value)
 
 
 def test_somebody_elses_commit_in_between(hub: LoopbackHub, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +207,8 @@ def test_somebody_elses_commit_in_between(hub: LoopbackHub, root: Path, monkeypa
         ("", "HF_TOKEN is not set"),
         ("hf_unknown_and_secret", "does not accept HF_TOKEN"),
         ("hf_reader_and_secret", "use a token with write access to 'ada'"),
+        ("hf_secret\n", "HF_TOKEN holds a space, a line break"),
+        ("hf_sécret_secret", "or a letter that no token has"),
         ("hf_of_somebody_else", "use a token with write access to 'ada'"),
     ],
 )
@@ -301,16 +344,160 @@ def test_the_placeholder_is_not_a_name(hub: LoopbackHub, root: Path) -> None:
     assert not hub.requests
 
 
-def test_the_commit_names_the_pipelines_commit(hub: LoopbackHub, root: Path) -> None:
+@pytest.mark.parametrize("repo", ["ada/Affine--nano", "ada/-Affine", "ada/Affine.git", "adä/Affine", "ada/" + "A" * 99])
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_name_that_no_hub_takes(hub: LoopbackHub, root: Path, repo: str, *, dry_run: bool) -> None:
+    with pytest.raises(DeployError, match=r"deploy\.repo in params\.yaml is no name on the Hub"):
+        deploy(params_for(hub, repo=repo), root, dry_run=dry_run, say=quiet)
+    assert not hub.requests
+
+
+def make_deploy(root: Path, repo: str, token: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`make deploy` in `root`, with these tools but a `dvc` that only says that it was called."""
+    shutil.copyfile(ROOT / "Makefile", root / "Makefile")
+    for name in ("affine", "stages"):
+        (root / name).symlink_to(ROOT / name)
+    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("your-name/Affine-nano", repo))
+    bin_ = root / ".venv/bin"
+    bin_.mkdir(parents=True)
+    for name in ("requirements.lock", "pyproject.toml", ".venv/.installed"):
+        (root / name).touch()
+    for name, body in (("python", f'exec {sys.executable} "$@"'), ("dvc", 'echo "dvc $*"')):
+        (bin_ / name).write_text(f"#!/bin/sh\n{body}\n")
+        (bin_ / name).chmod(0o755)
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("HF_TOKEN", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "DRY")
+    }
+    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9"} | ({} if token is None else {"HF_TOKEN": token})
+    return subprocess.run(
+        ["make", "deploy", *arguments], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("repo", "token", "arguments", "message"),
+    [
+        (REPO, None, (), "deploy: HF_TOKEN is not set; export a token"),
+        ("your-name/Affine-nano", TOKEN, (), "deploy: set deploy.repo in params.yaml"),
+        ("Affine-nano", TOKEN, (), "deploy.repo"),
+        ("''", TOKEN, ("DRY=1",), "deploy.repo"),
+    ],
+)
+def test_refusals_come_before_the_graph(
+    root: Path, repo: str, token: str | None, arguments: tuple[str, ...], message: str
+) -> None:
+    done = make_deploy(root, repo, token, *arguments)
+    assert done.returncode != 0
+    assert "dvc" not in done.stdout
+    said = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert len(said) <= 2, done.stderr
+    assert message in done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_dry_run_by_make_needs_neither_token_nor_connection(root: Path) -> None:
+    done = make_deploy(root, "your-name/Affine-nano", None, "DRY=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("dvc repro\n")
+    assert set(re.findall(r"send +(\S+)", done.stdout)) == {*release_content(root), ORIGIN}
+    assert "the Hub could not be asked" in done.stdout
+
+
+@pytest.fixture
+def pipeline(root: Path) -> str:
+    """`root` as a git repository with a remote; its commit."""
     git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
     (root / "dvc.lock").write_text("schema: '2.0'\n")
-    for arguments in (["init", "-q"], ["add", "dvc.lock"], ["commit", "-q", "-m", "x"]):
+    (root / ".gitignore").write_text("/release/\n/work/\n")
+    for arguments in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["commit", "-q", "-m", "x"],
+        ["remote", "add", "origin", f"https://ada:{TOKEN}@git.example.org/ada/affine.git"],
+    ):
         subprocess.run([*git, *arguments], check=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    deploy(params_for(hub), root, say=quiet)
+    return subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def origin_of(hub: LoopbackHub) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(hub.content(REPO)[ORIGIN])
+    return found
+
+
+def test_a_release_is_published_with_the_commit_that_made_it(hub: LoopbackHub, root: Path, pipeline: str) -> None:
+    lines: list[str] = []
+    deploy(params_for(hub), root, say=lines.append)
+    found = origin_of(hub)
+    assert found == {
+        "commit": pipeline,
+        "repository": "https://git.example.org/ada/affine.git",
+        "uncommitted": [],
+        "dvc_lock_sha256": sha256(root / "dvc.lock"),
+        "release_sha256": sha256(root / "release" / SUMS),
+    }
     description = hub.repositories[REPO].commits[-1].description
-    assert f"pipeline commit: {head} with uncommitted changes" in description  # release/ is not ignored here
-    assert "dvc.lock sha256: " in description
+    assert f"pipeline commit: {pipeline} of https://git.example.org/ada/affine.git\n" in description
+    assert f"dvc.lock sha256: {found['dvc_lock_sha256']}" in description
+    assert all(any(line in said for said in lines) for line in description.splitlines())
+    assert not any(word in line for line in lines for word in ("warning", TOKEN))
+
+
+def test_what_was_not_committed_is_said(hub: LoopbackHub, root: Path, pipeline: str) -> None:
+    """A changed file and a new one; what a deployment wrote itself is neither."""
+    deploy(params_for(hub), root, say=quiet)
+    (root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    (root / "own.py").write_text("")
+    lines: list[str] = []
+    deploy(params_for(hub), root, say=lines.append)
+    assert not any("warning" in line for line in lines)  # nothing to send: what lies there is from another commit
+    assert origin_of(hub)["uncommitted"] == []
+    change_release(root)
+    deploy(params_for(hub), root, say=lines.append)
+    assert f"warning: dvc.lock, own.py differ from git commit {pipeline[:12]}; commit first" in "\n".join(lines)
+    assert origin_of(hub)["uncommitted"] == ["dvc.lock", "own.py"]
+    assert "with uncommitted changes in dvc.lock, own.py" in hub.repositories[REPO].commits[-1].description
+
+
+def test_without_git_that_is_said(hub: LoopbackHub, root: Path) -> None:
+    lines: list[str] = []
+    deploy(params_for(hub), root, say=lines.append)
+    assert any("no git repository" in line for line in lines)
+    assert origin_of(hub)["commit"] == ""
+
+
+@pytest.mark.parametrize(
+    ("remote", "shown"),
+    [
+        ("https://ada:secret@example.org/ada/x.git", "https://example.org/ada/x.git"),
+        ("https://secret@example.org:8443/x", "https://example.org:8443/x"),
+        ("https://example.org/x?token=secret", "https://example.org/x"),
+        ("ssh://git@example.org/x.git", "ssh://example.org/x.git"),
+        ("git@example.org:ada/x.git", "git@example.org:ada/x.git"),
+        ("/home/ada/secret/x", ""),
+        ("file:///home/ada/secret/x", ""),
+        ("", ""),
+    ],
+)
+def test_a_remotes_name_holds_no_secret(remote: str, shown: str) -> None:
+    assert public_url(remote) == shown
+
+
+def test_a_benchmark_that_is_not_there_is_said(hub: LoopbackHub, root: Path) -> None:
+    (root / "release" / EVAL_RESULTS).parent.mkdir()
+    (root / "release" / EVAL_RESULTS).write_text("[]\n")
+    write_sums(root / "release")
+    lines: list[str] = []
+    deploy(params_for(hub), root, dry_run=True, say=lines.append)
+    assert any("only once there is a benchmark data set ada/affine-tasks" in line for line in lines)
+    lines.clear()
+    hub.datasets.add("ada/affine-tasks")
+    hub.fail("GET /api/datasets/", 503, 1)
+    for _ in range(2):  # the Hub that does not say, and the one that has it
+        deploy(params_for(hub), root, dry_run=True, say=lines.append)
+    assert lines
+    assert not any("benchmark" in line for line in lines)
 
 
 def test_token_goes_to_the_hub_and_nowhere_else(
@@ -354,3 +541,19 @@ def test_stage_end_to_end_and_from_pretrained(hub: LoopbackHub, root: Path) -> N
     assert bad.returncode != 0
     assert "unknown argument --dry" in bad.stderr
     assert verify_sums(root / "release")
+
+
+def test_demo_deploys_to_loopback_and_loads_back(root: Path) -> None:
+    """`make deploy-demo`, with neither token nor network, in a process of its own."""
+    demo = [sys.executable, "-m", "scripts.deploy_demo"]
+    environment = {key: value for key, value in os.environ.items() if key not in ("HF_TOKEN", "HF_ENDPOINT")}
+    options: dict[str, Any] = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run([*demo, str(root / "release")], check=False, **options)
+    assert done.returncode == 0, done.stderr
+    first, again = re.findall(r"(\d+|nothing)(?: files, [\d,]+ bytes)? to send", done.stdout)[1:]
+    assert (int(first), again) == (len(release_content(root)) + 1, "nothing")  # and pipeline.json
+    assert "Qwen3ForCausalLM" in done.stdout
+    assert not (root / "deploy").exists()
+    missing = subprocess.run([*demo, str(root / "nothing")], check=False, **options)
+    assert missing.returncode == 1
+    assert "run `make all` first" in missing.stderr

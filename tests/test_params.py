@@ -75,7 +75,7 @@ def test_the_shipped_file_loads_and_is_immutable() -> None:
         ("ppo.kl", -0.1, "ppo.kl: Input should be greater than or equal to 0"),
         ("ppo.kl", float("nan"), "ppo.kl: Input should be a finite number, got nan"),
         ("ppo.learning_rate", float("inf"), "ppo.learning_rate: Input should be a finite number"),
-        ("ppo.gae", "bi-level", "ppo.gae: Input should be 'token' or 'turn', got 'bi-level'"),
+        ("ppo.gae", "bi-level", "ppo.gae: Input should be 'token', 'turn' or 'bilevel', got 'bi-level'"),
         ("tasks.sat.levels", [], "tasks.sat.levels: Tuple should have at least 1 item"),
         ("tasks.sat.levels", [0, 1, 0], "tasks.sat: Value error, levels names a level twice"),
         ("ppo.weights", dict.fromkeys(ENVS, 0.0), "at least one environment needs a weight above 0"),
@@ -83,6 +83,11 @@ def test_the_shipped_file_loads_and_is_immutable() -> None:
         ("base.source", "hub", "base: Value error, source 'hub' needs 'repo' and 'revision'"),
         ("release.name", "Nano", "release.name: String should match pattern"),
         ("dataset.max_length", 10**6, "dataset.max_length must not exceed sft.batch_tokens"),
+        (
+            "tasks.abd.validation",
+            0,
+            "tasks.abd.validation is 0, and ppo.validate_every compares adapters by such tasks",
+        ),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, key: str, value: object, message: str) -> None:

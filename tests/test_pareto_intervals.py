@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from affine.pareto.intervals import beta_bounds, beta_interval, clustered_interval, effective_samples, overall_interval
+from affine.pareto.intervals import beta_bounds, beta_interval, effective_interval, effective_samples, overall_interval
 
 
 def _mass_below(x: float, total: float, n: float) -> float:
@@ -53,7 +53,7 @@ def test_singletons_are_worth_every_episode() -> None:
     totals = [1.0] * 30 + [0.0] * 70
     assert effective_samples(totals, [1] * 100, [""] * 100, 0.8) == pytest.approx(100)
     assert effective_samples(totals, [1] * 100, [f"g{i}" for i in range(100)], 0.8) == pytest.approx(100)
-    interval, _ = clustered_interval(totals, [1] * 100, [""] * 100, 0.8)
+    interval = effective_interval(0.3, 100, 0.8)
     expected = beta_interval(30, 100, 0.8)
     assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
 
@@ -138,7 +138,8 @@ def test_calibration_of_the_clustered_interval() -> None:
     for _ in range(600):
         rate = np.repeat(rng.beta(1.5, 1.5, 30), 10)
         scores = (rng.random(300) < rate).astype(float)
-        clustered, _ = clustered_interval(list(scores), [1] * 300, groups, 0.8)
+        effective = effective_samples(list(scores), [1] * 300, groups, 0.8)
+        clustered = effective_interval(float(scores.mean()), effective, 0.8)
         plain = beta_interval(float(scores.sum()), 300, 0.8)
         honest += clustered.low <= 0.5 <= clustered.high
         naive += plain.low <= 0.5 <= plain.high

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from pareto_episodes import episode
 from scipy import stats
 
-from affine.pareto.evidence import accumulate, effect, weigh
+from affine.fingerprint import fingerprint
+from affine.pareto.evidence import EnvEffect, accumulate, effect, weigh
 from affine.pareto.joint import holm, joint, probability
 from affine.pareto.paired import Pairs, clusters, first_tasks, pair, posterior
+from affine.pareto.power import discordance, paired_power
 from affine.pareto.summary import EnvResult, EvaluationError, summarise
 from affine.types import Episode, to_json
 
@@ -107,6 +110,72 @@ def test_calibration_at_no_difference(clusters_: int, size: int) -> None:
     assert (better + worse) / (2 * runs) == pytest.approx(0.035, abs=0.018)
 
 
+@pytest.mark.parametrize("lift", [0.05, 0.1, 0.2])
+def test_calibration_at_known_differences(lift: float) -> None:
+    """80 % intervals hold the true difference, and the better model is found as often as enumeration says."""
+    rng = np.random.default_rng(6)
+    won, lost = discordance(0.5, 0.5 + lift, 0.5)
+    held = better = 0
+    runs = 500
+    for run in range(runs):
+        luck = rng.random(200)
+        differences = (luck < won) * 1.0 - (luck > 1 - lost)
+        found = effect(posterior(_pairs(list(differences)), 1000, f"{lift}/{run}"), 0.0, 0.8, 0.02, 0.035)
+        held += found.difference.low <= lift <= found.difference.high
+        better += found.decision == "better"
+    assert held / runs == pytest.approx(0.8, abs=0.055)  # three Monte Carlo errors
+    assert better / runs == pytest.approx(paired_power(200, 0.5, 0.5 + lift, 0.5), abs=0.075)
+
+
+def test_what_types_as_clusters_answer() -> None:
+    """Six types of 50 tasks with effects of their own. The 80 % interval over tasks holds the mean over these six
+    types; over types it holds the mean of all types they could have been drawn from, and is needlessly wide for these
+    six. Monte Carlo error 2 %."""
+    rng = np.random.default_rng(11)
+    held = dict.fromkeys(("these, tasks", "these, types", "any, tasks", "any, types"), 0)
+    runs, types = 400, [f"t{i // 50}" for i in range(300)]
+    for run in range(runs):
+        lean = rng.normal(0.1, 0.12, 6).clip(-0.3, 0.5)
+        luck = rng.random(300)
+        each = np.repeat(lean, 50)
+        differences = np.where(luck < 0.25 + each / 2, 1.0, np.where(luck > 0.75 + each / 2, -1.0, 0.0))
+        for how, groups in (("tasks", None), ("types", types)):
+            drawn = posterior(_pairs(list(differences), groups), 1000, f"{how}/{run}")
+            low, high = np.quantile(drawn, [0.1, 0.9])
+            held[f"these, {how}"] += low <= lean.mean() <= high
+            held[f"any, {how}"] += low <= 0.1 <= high
+    share = {what: count / runs for what, count in held.items()}
+    assert share["these, tasks"] == pytest.approx(0.8, abs=0.06)
+    assert share["any, types"] == pytest.approx(0.8, abs=0.06)
+    assert share["any, tasks"] < 0.7
+    assert share["these, types"] > 0.9
+
+
+def test_types_are_weighed_beside_the_groups() -> None:
+    """Better in five of six types, worse in one: certain for these tasks, not for types like these."""
+
+    def records(model: str, kinds: int) -> EnvResult:
+        solved = [model == "ppo" if i % kinds else model == "sft" for i in range(120)]
+        episodes = [episode(id=i, score=float(s), model=model) for i, s in enumerate(solved)]
+        return _result(model, [replace(e, task_type=f"t{i % kinds}") for i, e in enumerate(episodes)])
+
+    def weighed(kinds: int) -> tuple[Pairs, EnvEffect]:
+        pairs = pair(records("ppo", kinds), records("sft", kinds))
+        evidence = weigh({"sat": pairs}, "s", level=0.8, margin=0.02, error=0.035, draws=20_000)
+        return pairs, evidence.env["sat"]
+
+    pairs, found = weighed(6)
+    assert found.effect.p_better > 0.999
+    assert (found.groups, len(set(pairs.types))) == (120, 6)
+    # Beside it a t test of the six types' means, which is what six clusters of equal size come to.
+    means = [np.mean(np.array(pairs.differences)[np.array(pairs.types) == f"0/t{k}"]) for k in range(6)]
+    by_hand = 1 - stats.ttest_1samp(means, 0, alternative="greater").pvalue
+    assert found.p_better_types == pytest.approx(by_hand, abs=0.03)
+    assert weighed(4)[1].p_better_types is None
+    early = first_tasks(pairs, 30)
+    assert [name == "0/t0" for name in early.types] == [d < 0 for d in early.differences]
+
+
 def test_pairs_are_made_by_task_and_overlap_is_reported() -> None:
     ours = _result("ppo", [episode(id=i, score=1.0, model="ppo") for i in range(0, 8)])
     theirs = _result("sft", [episode(id=i, score=float(i % 2), model="sft") for i in range(9, 1, -1)])
@@ -134,6 +203,29 @@ def test_what_cannot_be_compared_is_refused_by_name(theirs: Episode, said: str) 
     with pytest.raises(EvaluationError, match=said) as caught:
         pair(_result("ppo", [episode()]), _result("sft", [theirs]))
     assert len(str(caught.value).splitlines()) <= 2
+
+
+def _described(model: str, **evaluator: object) -> EnvResult:
+    result = _result(model, [episode(id=i, model=model) for i in range(3)])
+    return replace(result, fingerprint=fingerprint(evaluator), evaluator=evaluator)
+
+
+def test_a_refusal_names_what_differs_and_what_may_differ_is_kept() -> None:
+    ours = _described("ppo", rendering="by the server", sampling={"temperature": 0.0, "top_p": 1.0}, context=768)
+    theirs = _described("sft", rendering="chatml-1", sampling={"temperature": 0.7, "top_p": 1.0}, context=768)
+    with pytest.raises(EvaluationError) as caught:
+        pair(ours, theirs)
+    assert "rendering 'by the server' and 'chatml-1'; sampling.temperature 0.0 and 0.7" in str(caught.value)
+    assert "context" not in str(caught.value)
+    assert "top_p" not in str(caught.value)
+    with pytest.raises(EvaluationError, match=r"\(.*: sampling\.temperature 0\.0 and 0\.7\)"):
+        pair(ours, theirs, may_differ=["rendering"])
+    found = pair(ours, theirs, may_differ=["sampling", "rendering"])
+    assert found.differing == ("rendering", "sampling")
+    assert len(found.differences) == 3
+    unknown = replace(theirs, evaluator={})
+    with pytest.raises(EvaluationError, match="different evaluators"):  # what is not known may not differ
+        pair(ours, unknown, may_differ=["sampling", "rendering"])
 
 
 def test_joint_is_the_product_and_enumerates() -> None:

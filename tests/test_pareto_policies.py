@@ -240,10 +240,9 @@ def test_policies_are_named_and_selectable() -> None:
 
 def _result(model: str, scores: dict[int, float], env: str = "sat") -> EnvResult:
     tasks = {
-        TaskId(0, i, 0): TaskResult(str(i), "", total=s, tries=1, solved=int(s == 1), tried=1)
-        for i, s in scores.items()
+        TaskId(0, i, 0): TaskResult(str(i), "", scores=[s], solved=int(s == 1), tried=1) for i, s in scores.items()
     }
-    return EnvResult(model, env, "f00d", tasks)
+    return EnvResult(model, env, "f00d", tasks).settle()
 
 
 @pytest.mark.parametrize(

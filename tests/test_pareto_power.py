@@ -68,6 +68,9 @@ def test_interval_rule_error_by_simulation() -> None:
     bounds = [beta_interval(k, 200, 0.8) for k in range(201)]
     low, high = np.array([b.low for b in bounds]), np.array([b.high for b in bounds])
     assert np.mean(low[later] > high[first]) == pytest.approx(rule_power(200, 0.6, 0.6), abs=0.003)
+    for lift in (0.05, 0.1):
+        better = rng.binomial(200, 0.6 + lift, size=40_000)
+        assert np.mean(low[better] > high[first]) == pytest.approx(rule_power(200, 0.6, 0.6 + lift), abs=0.008)
 
 
 @pytest.mark.parametrize(("gap", "published"), [(0.05, 2603), (0.10, 626), (0.15, 264), (0.20, 139)])

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import random
+import tracemalloc
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pareto_episodes import episode, write_evaluations
 
+from affine.fingerprint import fingerprint
+from affine.pareto import summary
 from affine.pareto.summary import EvaluationError, models_in, read_evaluation, read_evaluations, summarise
-from affine.types import ENVS, Episode, StopReason, to_json
+from affine.types import ENVS, StopReason, to_json
 
 
 @settings(max_examples=30, deadline=None)
@@ -45,7 +52,7 @@ def test_counts_are_those_of_the_records_in_any_order(rows: list[tuple[int, floa
         (to_json(episode(id=1, model="sft")), r"a second evaluator or policy \(f00d, sft\)"),
         (to_json(episode("ded", id=1)), "an episode of 'ded' among those of 'sat'"),
         (to_json(episode(id=1, score=1.5)), r"score 1.5 outside \[0, 1\]"),
-        (to_json(episode(id=1, score=float("nan"))), "score nan outside"),
+        (to_json(episode(id=1, score=float("nan"))), "line 2: not a usable episode record"),
         (to_json(episode()), "task 0 of level 0: sample 0 twice"),
         (to_json(episode(key="other", sample=1)), "task 0 of level 0 has two contents"),
         (to_json(episode(id=1)).replace('"turn_limit"', '"bored"').replace('"solved",', '"bored",'), "bored"),
@@ -66,7 +73,7 @@ def test_missing_empty_and_binary_files(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="no episodes"):
         read_evaluation(path, "ppo", "sat")
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(EvaluationError, match="not UTF-8"):
+    with pytest.raises(EvaluationError, match="line 1: not a usable episode record"):
         read_evaluation(path, "ppo", "sat")
 
 
@@ -81,25 +88,66 @@ def test_models_stand_in_order_of_seniority(tmp_path: Path) -> None:
 
 
 def test_reading_is_streamed() -> None:
-    """No more than one line is alive at a time: a generator that counts what is held."""
-    alive = 0
+    """No more than one line is alive at a time: finalizers count what is held."""
+    alive = most = 0
 
-    class Line(str):
-        __slots__ = ()
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
 
-        def __del__(self) -> None:
-            nonlocal alive
-            alive -= 1
-
-    most = 0
-
-    def lines() -> object:
+    def lines() -> Iterator[bytes]:
         nonlocal alive, most
         for i in range(50):
-            record: Episode = episode(id=i)
+            line = np.frombuffer(to_json(episode(id=i)).encode(), dtype=np.uint8)
+            weakref.finalize(line, gone)
             alive += 1
             most = max(most, alive)
-            yield Line(to_json(record))
+            yield memoryview(line)  # type: ignore[misc]
 
-    assert summarise(lines(), "x", "ppo", "sat").episodes == 50  # type: ignore[arg-type]
+    assert summarise(lines(), "x", "ppo", "sat").episodes == 50
     assert most <= 2
+
+
+def test_memory_grows_with_tasks_and_hardly_with_episodes() -> None:
+    """Of an episode the score is kept, of a task what names it."""
+    record = json.loads(to_json(episode()))
+
+    def kept(tasks: int, samples: int) -> int:
+        trajectory = record["trajectory"]
+        played = [{**trajectory, "task": {**trajectory["task"], "id": i, "key": f"sat-{i:064d}"}} for i in range(tasks)]
+        lines = (json.dumps({**record, "trajectory": p, "sample": s}) for p in played for s in range(samples))
+        tracemalloc.start()
+        try:
+            result = summarise(lines, "x", "ppo", "sat")
+            assert result.episodes == tasks * samples
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    once, often = kept(100, 1), kept(100, 50)
+    assert (often - once) / (100 * 49) < 64
+    assert kept(200, 1) - once > 20_000
+
+
+def test_several_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_evaluations(tmp_path, tasks=4, rates={"base": 0.5, "ppo": 0.5})
+    alone = read_evaluations(tmp_path, ("base", "ppo"))
+    monkeypatch.setattr(summary, "PARALLEL", 1)
+    assert read_evaluations(tmp_path, ("base", "ppo")) == alone
+    (tmp_path / "ppo" / "ded.jsonl").write_text("{}\n")
+    with pytest.raises(EvaluationError, match=r"ppo/ded\.jsonl, line 1"):
+        read_evaluations(tmp_path, ("base", "ppo"))
+
+
+def test_the_evaluator_beside_the_records_must_be_theirs(tmp_path: Path) -> None:
+    write_evaluations(tmp_path, tasks=2, rates={"ppo": 0.5})
+    evaluators = {env: {"context": 768, "env": env} for env in ENVS}
+    for env in ENVS:
+        path = tmp_path / "ppo" / f"{env}.jsonl"
+        path.write_text(path.read_text().replace("f00d", fingerprint(evaluators[env])))
+    (tmp_path / "ppo" / "evaluator.json").write_text(json.dumps(evaluators))
+    assert read_evaluations(tmp_path, ["ppo"])["ppo"]["ded"].evaluator == evaluators["ded"]
+    evaluators["ded"]["context"] = 4096
+    (tmp_path / "ppo" / "evaluator.json").write_text(json.dumps(evaluators))
+    with pytest.raises(EvaluationError, match=r"evaluator\.json: not the evaluator of ppo/ded\.jsonl"):
+        read_evaluations(tmp_path, ["ppo"])

@@ -186,13 +186,15 @@ def test_report_names_what_was_decided(judgement: Judgement) -> None:
 def test_policies_and_plan_are_listed() -> None:
     console = Console(width=200, file=io.StringIO(), color_system=None)
     console.print(report.policies_table())
-    console.print(report.plan_table([0.1, 0.5], 0.6, correlation=0.5, power=0.8, level=0.8, error=0.035))
+    plan = report.Plan(power=0.8, correlation=0.5, level=0.8, error=0.035)
+    console.print(plan.gaps_table([0.1, 0.5], 0.6))
+    console.print(plan.envs_table(0.1, "base", {"sat": 0.6, "ded": 0.95}))
     output = console.file
     assert isinstance(output, io.StringIO)
     text = output.getvalue()
     assert all(name in text for name in POLICIES)
-    assert "629" in text  # rule, +10 points, all eight
-    assert "score above 1" in text
+    assert text.count("629") == 2  # rule, +10 points, all eight
+    assert text.count("score above 1") == 8
 
 
 @pytest.mark.parametrize("policy", list(POLICIES))

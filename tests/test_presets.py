@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import LOADERS as DVC_READS
 from ruamel.yaml import YAML
 
 from affine.__main__ import main
@@ -119,6 +120,7 @@ def test_dvcs_own_overrides_lead_to_the_same_parameters(
         ("plain-1.0", "k=plain-1.0"),
         ("it's, [odd]: a=b", r"k='it\'s, [odd]: a=b'"),
         ("true", "k='true'"),
+        ("nan", "k='nan'"),
         ("", "k=''"),
         ([1, "a b"], "k=[1,'a b']"),
         (True, "k=true"),
@@ -143,6 +145,11 @@ def test_values_survive_dvcs_grammar(tmp_path: Path, value: Any, text: str) -> N
         (["-S", "seed.x=1"], "seed"),
         (["-S", "seed"], "expected KEY=VALUE"),
         (["-S", "ppo..kl=1"], "expected KEY=VALUE"),
+        (["-S", "base.repo=[a"], "-S base.repo=[a: not valid YAML"),
+        (["-S", "base.repo=null"], "base.repo"),
+        (["-S", "base.repo=[1]"], "base.repo"),
+        (["-S", "seed='1'"], "seed"),
+        (["-S", "seed=2026-13-41"], "-S seed=2026-13-41: not valid YAML"),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_written(
@@ -172,13 +179,45 @@ def test_the_hub_base_must_be_pinned_by_the_user(repository: Path, capsys: pytes
         assert "-S KEY=VALUE" in error
 
 
+@pytest.mark.parametrize(
+    "commit",
+    [
+        "1234567890123456789012345678901234567890",
+        "0012345678901234567890123456789012345678",
+        "12345e6789012345678901234567890123456789",
+        "1e10111111111111111111111111111111111111",
+        "cdbee75f17c01a7cc42f958dc650907174af0554",
+    ],
+)
+def test_a_commit_that_looks_like_a_number_stays_the_hash_it_is(
+    repository: Path, commit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["preset", "qwen3-4b", "-S", f"base.revision={commit}"]
+    assert main([*words, "--args"]) == 0
+    overrides = shlex.split(capsys.readouterr().out)[1::2]
+    shutil.copy("params.yaml", "by_dvc.yaml")
+    apply_overrides("by_dvc.yaml", overrides)
+    assert main(words) == 0
+    for path in (Path("by_dvc.yaml"), Path("params.yaml")):
+        assert load_params(path).base.revision == commit
+        assert load(path)["base"]["revision"] == commit
+    assert DVC_READS[".yaml"]("params.yaml") == DVC_READS[".yaml"]("by_dvc.yaml")
+
+
+def test_text_that_yaml_reads_as_something_else_is_text(repository: Path) -> None:
+    given = ["-S", "deploy.tag=2026-07-24", "-S", "base.repo='1'", "-S", "sft.learning_rate=1e-05"]
+    assert main(["preset", "smoke", *given]) == 0
+    params = load_params()
+    assert (params.deploy.tag, params.base.repo, params.sft.learning_rate) == ("2026-07-24", "1", 1e-05)
+
+
 def test_presets_are_listed_with_a_line_each(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["preset"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == NAMES == names()
     assert all(len(line.split()) > 4 for line in lines)
     assert main(["preset", "nope"]) == 1
-    assert "presets: qwen3-4b, " in capsys.readouterr().err
+    assert f"presets: {NAMES[0]}, " in capsys.readouterr().err
 
 
 def preset(repository: Path, name: str) -> Params:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import shutil
 import signal
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import killed
 import pytest
 import torch
+from killed import die_at
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from affine.envs.env import make
@@ -32,7 +31,8 @@ TWO = ("sat", "textcraft")
 def params(**changes: object) -> Params:
     data = load_params(REPOSITORY / "params.yaml").model_dump(mode="json")
     data["base"]["pretrain"] |= {
-        "episodes": 100, "drills": 20, "steps": 110, "batch_tokens": 512, "skills": 0.3, "prompt_weight": 0.1,
+        "episodes": 100, "noise": [0.2, 0.5, 0.7, 0.8, 0.9], "drills": 20, "steps": 110, "batch_tokens": 512,
+        "skills": 0.3, "prompt_weight": 0.1,
         "learning_rate": 0.002, "muon_learning_rate": 0.02, "save_every": 50,
     } | changes  # fmt: skip
     return Params.model_validate(data)
@@ -71,7 +71,7 @@ def prepare(root: Path, tasks: dict[str, list[Task]], corpus: Path | None = None
     for env, members in tasks.items():
         write_records(root / "data" / "tasks" / env / "train.jsonl", members)
     if corpus:
-        shutil.copytree(corpus, root / "work" / f"pretrain-{pretrain._key(params(), root)}" / "corpus")
+        shutil.copytree(corpus, pretrain._work(params(), root) / "corpus")
     return root
 
 
@@ -94,7 +94,7 @@ def test_the_corpus_is_noisy_play_of_training_tasks(
     assert {t.task for t in played} <= {task for members in tasks.values() for task in members}
     assert {t.task.split for t in played} == {Split.TRAIN}
     turns = [turn.expert for t in played for turn in t.turns if t.task.env == "textcraft"]
-    assert 0.3 < sum(turns) / len(turns) < 0.8  # noise from 0.1 to 0.9
+    assert 0.3 < sum(turns) / len(turns) < 0.8  # noise from 0.2 to 0.9
     scores = [t.score for t in played]
     assert 0.1 < sum(scores) / len(scores) < 0.95  # neither an expert's nor a fool's
     again = [t for env in TWO for t in read_records(folder / f"{env}.jsonl", trajectory_from_json)]
@@ -163,36 +163,7 @@ def outputs(root: Path) -> dict[str, bytes]:
 
 
 def in_child(root: Path, arrange: Callable[[], None] = lambda: None) -> int:
-    """Pretrain in a forked process; returns the signal that ended it, 0 if it finished."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            torch.set_num_threads(1)
-            arrange()
-            pretrain.pretrain(params(), root, root / "out")
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(1)
-    status = os.waitpid(pid, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-
-
-def die_at(name: str, number: int) -> Callable[[], None]:
-    """Arrange for death by SIGKILL in place of the call `number` of the module's `name`."""
-
-    def arrange() -> None:
-        original, calls = getattr(pretrain, name), itertools.count(1)
-
-        def wrapped(*args: object, **kwargs: object) -> object:
-            if next(calls) == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **kwargs)
-
-        setattr(pretrain, name, wrapped)
-
-    return arrange
+    return killed.in_child(lambda: pretrain.pretrain(params(), root, root / "out"), arrange)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +183,7 @@ def test_a_killed_run_ends_in_the_same_bytes(
     number: int,
 ) -> None:  # fmt: skip
     root = prepare(tmp_path, tasks, corpus[0])
-    assert in_child(root, die_at(name, number)) == signal.SIGKILL
+    assert in_child(root, die_at(pretrain, name, number)) == signal.SIGKILL
     assert not (root / "out").exists()
     assert in_child(root) == 0
     assert outputs(root) == outputs(trained)
@@ -225,7 +196,7 @@ def test_a_kill_while_the_corpus_is_played(
     root = prepare(tmp_path, tasks, corpus[0])
     [half] = (root / "work").glob("*/corpus/textcraft.jsonl")
     half.unlink()
-    assert in_child(root, die_at("write_records", 1)) == signal.SIGKILL
+    assert in_child(root, die_at(pretrain, "write_records", 1)) == signal.SIGKILL
     assert in_child(root) == 0
     assert outputs(root) == outputs(trained)
 
@@ -235,7 +206,7 @@ def test_the_checkpoint_is_one_and_says_what_made_it(trained: Path) -> None:
     record = json.loads((trained / "out" / "pretrain.json").read_text(encoding="utf-8"))
     assert checkpoint.tied
     assert record["parameters"] == checkpoint.parameters
-    assert record["settings"] == params().base.pretrain.model_dump()
+    assert record["settings"] == params().base.pretrain.model_dump(mode="json")
     assert record["corpus"]["sat"]["episodes"] == 100
     assert [step for step, _ in record["loss_curve"]] == [50, 100]
     assert record["loss_curve"][1][1] < record["loss_curve"][0][1]
@@ -247,16 +218,27 @@ def test_the_checkpoint_is_one_and_says_what_made_it(trained: Path) -> None:
 
 def test_other_settings_do_not_take_up_the_work(tasks: dict[str, list[Task]], tmp_path: Path) -> None:
     root = prepare(tmp_path, tasks)
-    first = pretrain._key(params(), root)
-    assert pretrain._key(params(), root) == first
-    assert pretrain._key(params(skills=0.1), root) != first
+    first = pretrain._work(params(), root)
+    assert pretrain._work(params(), root) == first
+    assert pretrain._work(params(skills=0.1), root) != first
+    assert pretrain._work(params(noise=[0.2]), root) != first
     write_records(root / "data" / "tasks" / "sat" / "train.jsonl", tasks["sat"][1:])
-    assert pretrain._key(params(), root) != first
+    assert pretrain._work(params(), root) != first
 
 
 def test_missing_tasks_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"data/tasks/sat/train\.jsonl: no such file"):
         pretrain.pretrain(params(), tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tasks_of_another_seed_are_refused(tmp_path: Path) -> None:
+    """As after a change of `tasks.seed` without `dvc repro tasks`."""
+    drawn = {env: draw_tasks(make(env), 0, 3, {Split.TRAIN: 5}) for env in TWO}
+    with pytest.raises(
+        FileError, match=r"data/tasks/sat/train\.jsonl: made with tasks\.seed 3, and params\.yaml says 0"
+    ):
+        pretrain.pretrain(params(), prepare(tmp_path, drawn), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

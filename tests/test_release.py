@@ -13,25 +13,30 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from peft import PeftModel
 from release_inputs import ROOT, make_inputs, release_params
 from safetensors.torch import load_file, save_file
 from tiny import make_tiny_adapter, make_tiny_base
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from affine.files import write_json
 from affine.models.checkpoint import INDEX, CheckpointError, read_json, verify_sums
+from affine.models.lora import base_digest
 from affine.params import Params
 from affine.release.check import Check, check_weights
 from affine.release.choose import ReleaseError, choose
+from affine.release.lineage import OUTPUTS, folder_hash
 from affine.release.merge import MergeError, load_adapter, merge, shard_bytes
 from affine.release.release import make_release
+from affine.release.results import EVAL_RESULTS
 from affine.types import ENVS
 
 
@@ -73,7 +78,7 @@ def test_best_is_the_highest_that_is_nowhere_worse() -> None:
     assert choose("best", evaluate, worse(sft="none", ppo="none"), allow_regression=False).model == "ppo"
     choice = choose("best", evaluate, worse(sft="none", ppo="sat, ded"), allow_regression=False)
     assert choice.model == "sft"
-    assert "ppo scores 0.5 but is worse than base in sat, ded" in choice.reason
+    assert "ppo scores 0.50 but is worse than base in sat, ded" in choice.reason
     assert choose("best", evaluate, worse(sft="abd", ppo="sat"), allow_regression=False).model == "base"
 
 
@@ -148,6 +153,38 @@ def test_shards_hold_the_limit_and_every_tensor_once(tmp_path: Path) -> None:
             assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in whole.values())
             assert all(name in load_file(out / file) for name, file in index["weight_map"].items())
     assert [file.name for file in (tmp_path / "1GB").iterdir()] == ["model.safetensors"]
+
+
+def test_merging_takes_little_memory(tmp_path: Path) -> None:
+    """192 MB of weights in bfloat16, the largest tensor of them 8 MB: the peak must hang on the tensor."""
+    base, adapter, out = (tmp_path / name for name in ("base", "adapter", "out"))
+    for folder in (base, adapter, out):
+        folder.mkdir()
+    weights = {f"model.layers.{i}.mlp.up_proj.weight": torch.full((2048, 2048), 0.01).bfloat16() for i in range(24)}
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    write_json(base / "config.json", {})
+    pairs = {}
+    for name in weights:
+        for letter, shape in (("A", (8, 2048)), ("B", (2048, 8))):
+            pairs[f"base_model.model.{name.removesuffix('.weight')}.lora_{letter}.weight"] = torch.ones(shape)
+    save_file(pairs, adapter / "adapter_model.safetensors", {"format": "pt"})
+    write_json(adapter / "adapter_config.json", {"peft_type": "LORA", "r": 8, "lora_alpha": 8})
+    write_json(adapter / "manifest.json", {"base": base_digest(base)})
+    code = (
+        "import sys; from pathlib import Path; from resource import RUSAGE_SELF, getrusage;"
+        "from affine.release.merge import load_adapter, merge, shard_bytes;"
+        "base, adapter, out = map(Path, sys.argv[1:]); before = getrusage(RUSAGE_SELF).ru_maxrss;"
+        "merge(base, load_adapter(adapter, base), out, shard_bytes('1GB'));"
+        "print((getrusage(RUSAGE_SELF).ru_maxrss - before) * 1024)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(base), str(adapter), str(out)],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    largest, everything = 2048 * 2048 * 4, 24 * 2048 * 2048 * 2
+    assert int(done.stdout) < 6 * largest < everything
+    merged = load_file(out / "model.safetensors")
+    assert all(bool((tensor == torch.tensor(8.01).bfloat16()).all()) for tensor in merged.values())
 
 
 def edit_adapter(adapter: Path, **config: Any) -> None:
@@ -245,6 +282,13 @@ def test_release_is_complete_and_loads_by_its_snippet(released: Path) -> None:
     assert space["output"].shape[1] > space["inputs"]["input_ids"].shape[1]
 
 
+def test_a_base_without_generation_settings_gets_them(root: Path) -> None:
+    (root / "models/base/generation_config.json").unlink()
+    make_release(release_params(model="base"), root)
+    settings = GenerationConfig.from_pretrained(root / "release")
+    assert settings.eos_token_id == read_json(root / "release/config.json")["eos_token_id"]
+
+
 def test_released_adapter_loads_on_the_base_and_gives_the_merged_model(released: Path) -> None:
     folder = released / "release"
     base = AutoModelForCausalLM.from_pretrained(released / "models/base")
@@ -298,18 +342,21 @@ def test_base_alone_can_be_released(root: Path) -> None:
     check_numbers(root, release_params(model="base"))
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
+    """Not a fixture: between a fixture and its test pytest writes to a terminal that may be a file, and a large one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_leaves_the_last_release_alone(root: Path, small_files: None) -> None:
+def test_a_full_disk_leaves_the_last_release_alone(root: Path) -> None:
     (root / "release").mkdir()
     (root / "release/last").write_text("the last one")
-    with pytest.raises(OSError, match="File too large"):
+    with small_files(), pytest.raises(OSError, match="File too large"):
         make_release(release_params(), root)
     assert [path.name for path in (root / "release").iterdir()] == ["last"]
     assert not list(root.glob(".release*"))
@@ -408,9 +455,34 @@ def test_tables_show_each_number_in_its_place(released: Path) -> None:
             round(float(effects[env][key]), 2) for key in ("difference", "low", "high")
         ]
         assert cells[3].endswith(effects[env]["decision"].replace("open", "undecided"))
+    trained = read_json(released / "metrics/ppo.json")
+    kept = re.search(r"after iteration (\d+) of ppo.*\(([\d.]+); the SFT\nadapter ([\d.]+);", card)
+    assert kept
+    assert int(kept[1]) == trained["kept_iteration"]
+    wanted = (trained["validation_score"], trained["validation"]["0"])
+    assert [float(kept[2]), float(kept[3])] == [round(score, 2) for score in wanted]
     data = read_json(released / "metrics/dataset.json")
-    for env, cells in table(card, "| environment | source").items():
-        assert cells[1:3] == [str(data["envs"][env]["demonstrations"]), str(data["envs"][env]["tokens"])]
+    levels = yaml.safe_load((ROOT / "params.yaml").read_text())["tasks"]
+    for env, cells in table(card, "| environment | levels").items():
+        assert cells[0] == ", ".join(map(str, levels[env]["levels"]))
+        assert cells[2:4] == [f"{data['envs'][env][key]:,}" for key in ("demonstrations", "tokens")]
+        assert float(cells[4]) == round(read_json(released / f"metrics/collect/{env}.json")["success"], 2)
+    for env, cells in table(card, "| environment | failed").items():
+        keys = ("stop_failed", "stop_turn_limit", "stop_context_limit", "invalid")
+        assert [float(cell) for cell in cells] == [round(float(scored["ppo", env][key]), 2) for key in keys]
+
+
+def test_numbers_of_one_kind_have_equally_many_decimals(released: Path) -> None:
+    """Scores, shares and differences have two wherever they stand, and no column mixes."""
+    card = (released / "release/README.md").read_text()
+    for heading in ("| environment | base |", "| environment | levels", "| environment | failed"):
+        columns = zip(*table(card, heading).values(), strict=True)
+        decimals = [{len(x.partition(".")[2]) for cell in column for x in NUMBER.findall(cell)} for column in columns]
+        assert any(found == {2} for found in decimals)
+        assert all(found in (set(), {0}, {2}) for found in decimals), heading
+    summary = card[card.index("| released |") : card.index("## Use")]
+    assert re.findall(r"score \(([\d.]+)\)", summary)
+    assert {len(x.partition(".")[2]) for x in re.findall(r"\d+\.\d+", summary)} == {2}
 
 
 def test_card_is_a_valid_model_card(released: Path) -> None:
@@ -421,6 +493,37 @@ def test_card_is_a_valid_model_card(released: Path) -> None:
         r["env"]: r for r in csv.DictReader((released / "metrics/plots/scores.csv").open()) if r["model"] == "ppo"
     }
     assert by_env == {env: float(row["score"]) for env, row in scored.items()}
+
+
+def test_scores_for_machines_are_the_measured_ones(released: Path) -> None:
+    """Parsed as the Hub's own client parses them, against metrics/evaluate.json, from which they aren't made."""
+    entries = parse_eval_result_entries(yaml.safe_load((released / "release" / EVAL_RESULTS).read_text()))
+    summary = read_json(released / "metrics/evaluate.json")["ppo"]
+    assert {entry.task_id: entry.value for entry in entries} == summary["env"] | {"overall": summary["overall"]}
+    for entry in entries:
+        low, high = (float(x) for x in re.findall(r"interval (\S+) to ([^;\s]+)", entry.notes)[0])
+        assert low <= entry.value <= high
+        assert entry.dataset_id.startswith("ada/")
+    assert EVAL_RESULTS in verify_sums(released / "release")
+
+
+def test_outputs_have_the_names_that_dvc_gives_them(released: Path, tmp_path: Path) -> None:
+    """Against DVC itself, on a folder with a subfolder."""
+    shutil.copytree(released / "models/ppo", tmp_path / "ppo")
+    shutil.copytree(released / "data", tmp_path / "ppo/deeper")
+    for arguments in (["init", "--no-scm", "-q"], ["add", "-q", "--no-commit", "ppo"]):
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=tmp_path, check=True)
+    (out,) = yaml.safe_load((tmp_path / "ppo.dvc").read_text())["outs"]
+    assert folder_hash(tmp_path / "ppo") == out["md5"]
+    card = (released / "release/README.md").read_text()
+    assert f"| `models/ppo` | `{folder_hash(released / 'models/ppo')}` |" in card
+    with pytest.raises(ReleaseError, match="no such folder; run"):
+        folder_hash(tmp_path / "nothing")
+
+
+def test_release_depends_on_every_output_that_its_card_names() -> None:
+    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["release"]["deps"]
+    assert set(OUTPUTS) <= set(deps)
 
 
 def test_card_names_its_files_with_their_hashes(released: Path) -> None:

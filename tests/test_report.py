@@ -177,14 +177,16 @@ def test_browser_renders_rows_and_an_episode(folder: Path) -> None:
 
 
 def test_graph_is_the_one_dvc_sees() -> None:
-    """Against DVC's own index of dvc.yaml (which also finds the pipeline that publishes)."""
+    """Against DVC's own index of dvc.yaml (which also finds the pipelines that publish and call servers)."""
     stages = Repo(str(ROOT)).index.graph
     expected = {
         tuple(stage.addressing.rpartition(":")[2].partition("@")[0] for stage in (maker, reader))
         for reader, maker in stages.edges
     }
     graph = read_graph(ROOT / "dvc.yaml")
-    assert set(graph.edges) == {edge for edge in expected if edge[0] != edge[1] and "deploy" not in edge}
+    assert set(graph.edges) == {
+        edge for edge in expected if edge[0] != edge[1] and not {"deploy", "endpoint"} & set(edge)
+    }
     assert [line.split()[0].partition("[")[0] for line in mermaid(graph).splitlines()[1:]] == [
         node.name for node in graph.nodes
     ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,16 +18,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import make_tiny_adapter, make_tiny_base
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tiny import OUT_OF_MEMORY, make_tiny_adapter, make_tiny_base
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from affine.collect.play import play
 from affine.envs.env import EnvError, EnvSettings, make
 from affine.models.chat import Renderer
 from affine.models.lora import base_digest, load_adapter, load_base
 from affine.rollout.episodes import EnvPool, Limits, Ticket, play_episodes
-from affine.rollout.generator import CachedGenerator
+from affine.rollout.generator import CachedGenerator, make_generator
 from affine.rollout.pool import Players, RolloutError, RolloutPool
+from affine.rollout.ragged import SHARED, RaggedGenerator
 from affine.rollout.sampling import Sampling
 from affine.rollout.weights import NO_ADAPTER, AdapterWeights, Folded, read_adapter
 from affine.tasks import draw_tasks
@@ -35,12 +38,11 @@ from affine.types import Split, StopReason, Task, Trajectory
 CONTEXT = 400
 SETTINGS = EnvSettings()
 LIMITS = Limits(CONTEXT, 12)
+Engine = type[CachedGenerator] | type[RaggedGenerator]
 PLAYED = ("sat", "textcraft", "babyai", "alfworld")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def episodes(
     try:
         return play_episodes(
             tickets,
-            generator=CachedGenerator(model, slots, limits.context),
+            generator=make_generator(model, slots, limits.context),
             renderer=Renderer(AutoTokenizer.from_pretrained(base)),
             envs=envs,
             sampling=Sampling(),
@@ -99,14 +101,28 @@ def episodes(
 # --- the generator -----------------------------------------------------------------------------------------
 
 
+engines = pytest.mark.parametrize("engine", [CachedGenerator, RaggedGenerator])
+
+
+def test_the_engine_suits_the_model(base: Path) -> None:
+    model = load(base)
+    assert isinstance(make_generator(model, 1, 8), RaggedGenerator)
+    assert isinstance(make_generator(model.to(torch.bfloat16), 1, 8), CachedGenerator)
+    config = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
+    assert isinstance(make_generator(LlamaForCausalLM(config), 1, 8), CachedGenerator)
+
+
+@engines
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10_000))
-def test_logits_are_those_of_a_plain_forward(base: Path, seed: int) -> None:
-    """Random schedules: ragged chunks, slots in any order, slots freed and used again."""
+@given(seed=st.integers(0, 10_000))
+def test_logits_are_those_of_a_plain_forward(base: Path, engine: Engine, seed: int) -> None:
+    """Random schedules: ragged chunks, slots in any order, slots freed and used again, some with the beginning of
+    another's text."""
     rng = random.Random(seed)
     model = load(base)
     vocabulary = model.config.vocab_size
-    generator = CachedGenerator(model, slots=4, context=64)
+    stem = [rng.randrange(vocabulary) for _ in range(2 * SHARED)]
+    generator = engine(model, slots=4, context=96)
     texts: dict[int, list[int]] = {slot: [] for slot in range(4)}
     for _ in range(8):
         chosen = rng.sample(range(4), rng.randint(1, 4))
@@ -116,7 +132,8 @@ def test_logits_are_those_of_a_plain_forward(base: Path, seed: int) -> None:
             if rng.random() < 0.2 or len(texts[slot]) > 50:
                 generator.free(slot)
                 texts[slot] = []
-            chunks.append([rng.randrange(vocabulary) for _ in range(rng.randint(1, longest))])
+            begun = stem[: rng.randint(0, len(stem))] if not texts[slot] and rng.random() < 0.7 else []
+            chunks.append([*begun, *(rng.randrange(vocabulary) for _ in range(rng.randint(1, longest)))])
             texts[slot] += chunks[-1]
         logits = generator.extend(chosen, chunks)
         for row, slot in zip(logits, chosen, strict=True):
@@ -125,30 +142,75 @@ def test_logits_are_those_of_a_plain_forward(base: Path, seed: int) -> None:
             torch.testing.assert_close(row, expected, atol=2e-5, rtol=1e-4)
 
 
-def test_what_other_slots_hold_changes_nothing(base: Path) -> None:
+@engines
+def test_what_other_slots_hold_changes_nothing(base: Path, engine: Engine) -> None:
     model = load(base)
     seen = []
     for junk in (7, 99):
-        generator = CachedGenerator(model, slots=3, context=32)
+        generator = engine(model, slots=3, context=32)
         generator.extend([0, 1, 2], [[junk] * 9, [5, 6, 7], [junk, junk]])
         seen.append(generator.extend([1, 0], [[8, 9], [junk] * 4])[0])
     assert torch.equal(seen[0], seen[1])
 
 
-def test_a_freed_slot_remembers_nothing(base: Path) -> None:
-    generator = CachedGenerator(load(base), slots=1, context=32)
+@engines
+def test_a_freed_slot_remembers_nothing(base: Path, engine: Engine) -> None:
+    generator = engine(load(base), slots=1, context=32)
     fresh = generator.extend([0], [[5, 6, 7]])
     generator.extend([0], [[50] * 20])
     generator.free(0)
     assert torch.equal(generator.extend([0], [[5, 6, 7]]), fresh)
 
 
-def test_a_slot_cannot_outgrow_the_context(base: Path) -> None:
-    generator = CachedGenerator(load(base), slots=2, context=8)
+@engines
+def test_a_slot_cannot_outgrow_the_context(base: Path, engine: Engine) -> None:
+    generator = engine(load(base), slots=2, context=8)
     generator.extend([0], [[1] * 8])
     with pytest.raises(ValueError, match="9 tokens does not fit into a context of 8"):
         generator.extend([0], [[1]])
     generator.extend([1], [[1] * 8])
+
+
+@engines
+def test_changed_weights_count_from_the_next_pass_on(base: Path, adapter: Path, engine: Engine) -> None:
+    text = list(range(3, 3 + 2 * SHARED))
+    model = load(base)
+    generator = engine(model, slots=2, context=64)
+    before = generator.extend([0], [text])
+    Folded(model).load(read_adapter(adapter))
+    generator.reset()
+    after = generator.extend([1], [text])
+    with torch.inference_mode():
+        expected = model(torch.tensor([text])).logits[0, -1:]
+    assert (after - before).abs().max() > 0.01
+    torch.testing.assert_close(after, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_beginning_that_is_known_is_not_computed_again(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten openings with the same instruction one computes it; so does nobody who comes later."""
+    generator = RaggedGenerator(load(base), slots=12, context=128)
+    computed: list[int] = []
+    forward = generator._forward
+
+    def counting(chunks: object, tokens: list[int]) -> torch.Tensor:
+        computed.append(len(tokens))
+        return forward(chunks, tokens)
+
+    monkeypatch.setattr(generator, "_forward", counting)
+    stem = list(range(3, 3 + 40))
+    generator.extend(list(range(10)), [[*stem, 50 + k, 60, 61] for k in range(10)])
+    assert computed == [43, 9 * 3]
+    generator.free(4)
+    generator.extend([10, 4], [[*stem, 70], stem])
+    assert computed[2:] == [1 + 1]  # of a text that is known whole the last token is computed, for its logits
+
+
+def test_bfloat16_products_are_near(base: Path) -> None:
+    model = load(base)
+    text = [[k % 90 + 3 for k in range(start, start + 30)] for start in (0, 40)]
+    near = RaggedGenerator(model, 2, 64, torch.bfloat16).extend([0, 1], text).log_softmax(-1)
+    exact = RaggedGenerator(model, 2, 64).extend([0, 1], text).log_softmax(-1)
+    assert 0 < (near - exact).abs().max() < 0.05
 
 
 # --- folded adapters ---------------------------------------------------------------------------------------
@@ -228,7 +290,7 @@ def test_sampler_and_trainer_agree(
     envs = EnvPool(SETTINGS)
     played = play_episodes(
         tickets[:8],
-        generator=CachedGenerator(model, 8, CONTEXT),
+        generator=make_generator(model, 8, CONTEXT),
         renderer=renderer,
         envs=envs,
         sampling=Sampling(temperature),
@@ -262,6 +324,9 @@ class Scripted:
         return logits
 
     def free(self, slot: int) -> None:
+        return None
+
+    def reset(self) -> None:
         return None
 
 
@@ -464,6 +529,36 @@ def test_an_error_in_a_worker_names_the_task(
             one.play([*tickets[:2], bad], Sampling())
     assert wait_until_gone(workers) == []
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("where", OUT_OF_MEMORY)
+def test_a_worker_out_of_memory_names_what_to_lower(
+    base: Path, tickets: list[Ticket], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """In the middle of play: forked workers, for they inherit what stands in for the forward pass."""
+    forked = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: forked)
+    monkeypatch.setattr(RaggedGenerator, "extend", OUT_OF_MEMORY[where])
+    with RolloutPool(Players(base, SETTINGS, LIMITS, slots=4), workers=1) as one:
+        workers = [process.pid for process in one._processes]
+        with pytest.raises(RolloutError, match=r"^rollout worker 0: out of memory; each of 1 workers") as raised:
+            one.play(tickets, Sampling())
+    text = str(raised.value)
+    assert f"rollout.slots 4 of rollout.context {CONTEXT}" in text
+    assert text.endswith("lower rollout.slots, rollout.context or rollout.workers")
+    need, weights, half = (float(number) for number in re.findall(r"([\d.e+-]+) GB", text))
+    assert 0 < weights < half < need
+    assert wait_until_gone(workers) == []
+
+
+def test_a_cache_that_does_not_fit_names_what_to_lower(base: Path, tickets: list[Ticket]) -> None:
+    """A real one, of more than there are addresses. The worker may be gone before it is asked anything."""
+    advice = r"^rollout worker 0.* memory.* lower rollout\.slots, rollout\.context or rollout\.workers$"
+    with (
+        RolloutPool(Players(base, SETTINGS, Limits(2**44, 12), slots=4), workers=1) as one,
+        pytest.raises(RolloutError, match=advice),
+    ):
+        one.play(tickets, Sampling())
 
 
 def test_killing_the_parent_leaves_no_process(base: Path) -> None:

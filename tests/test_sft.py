@@ -6,16 +6,18 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import killed
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import make_tiny_base
+from tiny import OUT_OF_MEMORY, make_tiny_base
 from transformers import AutoModelForCausalLM, Trainer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from affine.dataset.sequences import (
@@ -41,9 +43,7 @@ CPU = torch.device("cpu")
 LORA = LoraParams(rank=4, alpha=8, dropout=0.0, target_modules=("q_proj", "v_proj", "down_proj"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,16 @@ def test_logits_exist_for_agent_tokens_only(base: Path) -> None:
     assert made == [sum(row.agent_tokens for row in data)]
 
 
+def test_packs_are_filled_up_for_every_process_without_loss(base: Path) -> None:
+    data = rows(3, 6)
+    filled = Packs(data, [[0], [1], [2]], processes=2)
+    assert len(filled) == 4
+    assert len(Packs(data, [[0], [1], [2]])) == 3
+    losses = sft.agent_loss(add_adapter(load(base), LORA, 0), collate(filled[3]))
+    assert losses.shape == (0,)
+    losses.sum().backward()  # as the last step of a process with nothing to learn from
+
+
 def small(**changes: object) -> Params:
     data = load_params(REPOSITORY / "params.yaml").model_dump(mode="json")
     data["sft"] |= {
@@ -151,20 +161,7 @@ def outputs(root: Path) -> dict[str, bytes]:
 
 
 def in_child(root: Path, arrange: Callable[[], None] = lambda: None) -> int:
-    """Train in a forked process; returns the signal that ended it, 0 if it finished."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            torch.set_num_threads(1)
-            arrange()
-            sft.train_sft(small(), root)
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(1)
-    status = os.waitpid(pid, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    return killed.in_child(lambda: sft.train_sft(small(), root), arrange)
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +232,8 @@ def test_it_learns_and_says_so(trained: Path) -> None:
 def validation_loss(model: torch.nn.Module, data: Dataset) -> float:
     packs = Packs(data.validation, [[k] for k in range(len(data.validation))])
     with torch.no_grad():
-        return float(torch.cat([sft.agent_loss(model, collate(pack)) for pack in packs]).mean())
+        losses = [sft.agent_loss(model, collate(packs[k])) for k in range(len(packs))]
+    return float(torch.cat(losses).mean())
 
 
 def test_curves_count_optimizer_steps(trained: Path) -> None:
@@ -253,6 +251,28 @@ def test_curves_count_optimizer_steps(trained: Path) -> None:
     assert not (curves / "validation" / "ded.tsv").exists()  # no demonstration of it
 
 
+class Ticks:
+    """A clock that is a second later at every look."""
+
+    def __init__(self) -> None:
+        self._seconds = itertools.count()
+
+    def monotonic(self) -> float:
+        return float(next(self._seconds))
+
+
+def test_tokens_per_second_count_every_token_once(trained: Path, base: Path, tmp_path: Path) -> None:
+    root = prepare(tmp_path / "root", base)
+    assert in_child(root, lambda: setattr(sft, "time", Ticks())) == 0
+    assert outputs(root) == outputs(trained)  # whatever the clock says
+    lines = (root / "logs" / "throughput" / "sft" / "tokens_per_second.tsv").read_text(encoding="utf-8").splitlines()
+    curve = (trained / "metrics" / "curves" / "sft" / "train" / "loss.tsv").read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[0] for line in lines] == [line.split("\t")[0] for line in curve]
+    # Each of its rows stands for a second, evaluations and checkpoints left out.
+    metrics = json.loads((trained / "metrics" / "sft.json").read_text(encoding="utf-8"))
+    assert sum(float(line.split("\t")[1]) for line in lines[1:]) == metrics["tokens"]
+
+
 def test_no_machine_path_is_published(trained: Path) -> None:
     for name, content in outputs(trained).items():
         assert str(trained).encode() not in content, name
@@ -266,6 +286,42 @@ def test_a_dataset_of_another_tokenizer_is_refused(base: Path, tmp_path: Path) -
         sft.train_sft(small(), prepare(tmp_path / "root", base, tokenizer="0" * 64))
 
 
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_a_quantised_base_is_refused_on_a_cpu(base: Path, tmp_path: Path, quantization: str) -> None:
+    root = prepare(tmp_path / "root", base)
+    refusal = rf"sft\.quantization {quantization} needs a CUDA device and the package bitsandbytes .*: set it to none"
+    with pytest.raises(CheckpointError, match=refusal):
+        sft.train_sft(small(quantization=quantization), root)
+    assert not (root / "models" / "sft").exists()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("where", OUT_OF_MEMORY)
+def test_out_of_memory_names_what_to_lower(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, checkpointing: bool
+) -> None:
+    root = prepare(tmp_path / "root", base)
+    monkeypatch.setattr(Qwen3Model, "forward", OUT_OF_MEMORY[where])
+    with pytest.raises(sft.SftError, match=r"^sft: out of memory; about .* GB are needed") as raised:
+        sft.train_sft(small(gradient_checkpointing=checkpointing), root)
+    text = str(raised.value)
+    assert "sft.batch_tokens, now 128" in text
+    assert "64 and twice the sft.batch_sequences" in text
+    assert ("sft.gradient_checkpointing: true about" in text) is not checkpointing
+    need, fixed, half = [float(number) for number in re.findall(r"([\d.e+-]+) GB", text)][:3]
+    assert 0 < fixed < half < need
+    assert not (root / "models" / "sft").exists()
+
+
+def test_other_errors_are_not_taken_for_memory(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Qwen3Model, "forward", broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        sft.train_sft(small(), prepare(tmp_path / "root", base))
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_step(base: Path, tmp_path: Path) -> None:
     broken = make_tiny_base(tmp_path / "broken")
     weights = load_file(broken / "model.safetensors")
@@ -273,6 +329,15 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(base: Path, tmp_path: Pat
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     root = prepare(tmp_path / "root", broken)
     with pytest.raises(sft.SftError, match=r"the loss is not finite at step 1 \(tasks (sat|abd) 0/\d+, "):
+        sft.train_sft(small(), root)
+    assert not (root / "models" / "sft").exists()
+
+
+def test_a_cut_base_is_named(tmp_path: Path) -> None:
+    root = prepare(tmp_path / "root", make_tiny_base(tmp_path / "base"))
+    weights = tmp_path / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"models/base/model\.safetensors: "):
         sft.train_sft(small(), root)
     assert not (root / "models" / "sft").exists()
 

@@ -52,8 +52,6 @@ def script() -> ModuleType:
 
 class TestTable:
     def test_regenerates_byte_for_byte(self) -> None:
-        if importlib.util.find_spec("minecraft_data") is None:
-            pytest.skip("needs the extra `tables`: pip install -e '.[tables]'")
         module = script()
         folder = module.source_folder()
         items, recipes = (json.loads((folder / f"{name}.json").read_text()) for name in ("items", "recipes"))

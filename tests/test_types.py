@@ -34,7 +34,7 @@ TASKS = st.builds(
     Task, st.sampled_from(ENVS), st.integers(0, 9), st.integers(0), st.integers(0), st.sampled_from(Split), TEXT, TEXT
 )
 TURNS = st.builds(
-    Turn, TEXT, TEXT, NUMBER, st.booleans(), st.booleans(),
+    Turn, TEXT, TEXT, NUMBER, st.booleans(), st.booleans(), NUMBER,
     st.lists(st.integers(0, 10**6), max_size=4).map(tuple), st.lists(NUMBER, max_size=4).map(tuple),
 )  # fmt: skip
 TRAJECTORIES = st.builds(

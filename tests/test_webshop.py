@@ -120,6 +120,16 @@ def test_search_ranks_by_bm25_and_then_by_position(query: str) -> None:
     assert open_index(catalogue).search(query, 50) == expected
 
 
+def test_no_character_makes_a_query_fail() -> None:
+    """Whatever the index's tokenizer cuts a word at: an underscore once made it a phrase, and the search an error."""
+    index = open_index(GeneratedCatalogue("small", 1000))
+    assert index.search("warm_wool_scarf", 9) == index.search("warm wool scarf", 9) != []
+    characters = [chr(code) for code in range(0x20, sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    for start in range(0, len(characters), 60):
+        index.search(" ".join(f"a{character}b" for character in characters[start : start + 60]), 5)
+    assert index.search("_", 5) == []
+
+
 def test_search_reads_words_only() -> None:
     index = open_index(GeneratedCatalogue("small", 1000))
     plain = index.search("warm wool scarf", 9)

@@ -1,4 +1,4 @@
-"""A Qwen3 of a few thousand parameters with a real tokenizer, and random adapters for it: made in a second."""
+"""A Qwen3 of a few thousand parameters with a real tokenizer, random adapters for it, and what fails in its place."""
 
 from __future__ import annotations
 
@@ -18,6 +18,18 @@ TEXTS = [
     "x1 and not x2 or x3. Action: x1=1 x2=0 x3=1",
     "Thought: I need the blue shirt. Action: search[blue shirt] Action: click[Buy Now]",
 ]
+
+
+def _no_memory_on_cuda(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+
+def _no_memory_on_a_cpu(*_: object, **__: object) -> None:
+    torch.empty(2**50, dtype=torch.uint8)  # more than there are addresses: the allocator's own error
+
+
+OUT_OF_MEMORY = {"cuda": _no_memory_on_cuda, "cpu": _no_memory_on_a_cpu}
+"""What stands in for a forward pass that runs out of memory, as CUDA and as a CPU say it."""
 
 
 def make_tiny_base(path: Path, seed: int = 0, *, dtype: torch.dtype = torch.float32, tied: bool = True) -> Path:

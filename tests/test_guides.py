@@ -1,0 +1,340 @@
+"""Every command and snippet of README, QUICKSTART and TRAINING_GUIDE is run, here or in the test file named here;
+of the rest (long games, servers, remotes) it is known that they exist and take these options."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from pareto_episodes import write_evaluations
+from tiny import make_tiny_base
+
+import affine.pareto.policies
+from affine.__main__ import main
+from affine.cli.preset import assign
+from affine.files import read_json, write_json
+from affine.models.checkpoint import write_sums
+from affine.params import Params, load_params
+from affine.pareto.policies import POLICIES, IntervalRule
+from affine.pareto.run import judge_folder, run_pareto
+from affine.readme.rewrite import FILES
+
+ROOT = Path(__file__).parents[1]
+GUIDES = {name: (ROOT / name).read_text(encoding="utf-8") for name in FILES}
+
+REAL = (
+    "python -m affine params",
+    "python -m affine policies",
+    "python -m affine plan",
+    "python -m affine plan 5 --against base",
+    "python -m affine envs ENV",
+    "python -m affine experts --random",
+    "python -m affine verdict",
+    "python -m affine verdict --check",
+    "python -m affine serve",
+    "python -m affine serve --chutes USERNAME",
+    "python -m affine check",
+    "python -m affine check --profile affine-2025",
+    "dvc metrics show",
+    "dvc metrics diff",
+    "dvc plots show",
+    "dvc plots diff",
+    "dvc status",
+    "dvc status dvc.yaml",
+    "dvc exp show",
+    "dvc exp diff",
+    "dvc exp run --queue -S ppo.kl=0.01,0.03,0.1",
+    "dvc queue start --jobs 2",
+    "dvc remote add -d NAME s3://...",
+    "python -m affine preset pretrain",
+    "python -m affine preset smoke",
+    "python -m affine preset qwen3-4b -S base.revision=<commit> --show",
+    "python -m affine preset qwen3-4b -S base.revision=<commit>",
+)
+"""Run as they stand and in this order, in a repository with results."""
+
+SMALLER = {"check": ["--no-probes"], "experts": ["sat", "--levels", "0", "--tasks", "2"]}
+"""What the test adds so that the model need not play and the experts play little."""
+
+WORDS = {"ENV": "sat", "USERNAME": "ada_l", "NAME": "store", "s3://...": "s3://bucket/affine", "<commit>": "a" * 40}
+"""What the test puts for the words that a reader replaces."""
+
+MAKE = {
+    "make all": ["dvc repro"],
+    "make test": ["pytest"],
+    "make deploy": ["stages.deploy --check", "dvc repro", "deploy/dvc.yaml:deploy"],
+    "make deploy DRY=1": ["stages.deploy --check --dry-run", "dvc repro", "stages.deploy --dry-run"],
+    "make all JOBS=4": ["affine repro --jobs 4"],
+    "make remote-demo": ["scripts/remote_demo.sh"],
+    "make doctor": ["affine doctor"],
+    "make bench-envs": ["bench"],
+    "make report": ["affine report"],
+    "make deploy-demo": ["scripts.deploy_demo"],
+}
+"""Targets, asked with -n -> what they must be about to run."""
+
+QUEUED = (
+    "dvc exp run -S pareto.confidence=0.95",
+    "dvc exp run -S pareto.policy=ours-2026-01-01",
+    "dvc exp run -S ppo.kl=0.03",
+    "dvc exp run -S sft.epochs=6",
+    "dvc exp run -n softer -S ppo.kl=0.003",
+    "dvc exp run -n no-sft -S sft.epochs=0",
+    "dvc exp run -n no-kl -S ppo.kl=0",
+    "dvc exp run -n turn-gae -S ppo.advantage=gae -S ppo.gae=turn",
+    "dvc exp run -n token-gae -S ppo.advantage=gae -S ppo.gae=token",
+    "dvc exp run -n shaped -S ppo.advantage=gae -S ppo.gae=turn -S +ppo.shaping=1",
+)
+"""Experiments, queued and not run."""
+
+ELSEWHERE = {
+    "dvc repro collect@sat": ("test_guides.py", '"repro", "collect@sat"'),
+    "dvc repro": ("test_graph.py", '"dvc", "repro"'),
+    "dvc pull": ("test_remote.py", 'dvc("pull")'),
+    "dvc pull --run-cache": ("test_remote.py", '"pull", "--run-cache"'),
+    "dvc push --run-cache": ("test_remote.py", 'dvc("push", "--run-cache")'),
+    "python -m affine play textcraft": ("test_cli.py", '"play"'),
+    "python -m affine play ENV --level LEVEL --task ID": ("test_cli.py", '"--task"'),
+    "python -m affine play guess": ("test_readme.py", "play(env, task"),
+    "python -m affine envs --declare": ("test_declare.py", '"envs", "--declare"'),
+    "python -m affine pretrain": ("test_pretrain.py", "pretrain("),
+    "dvc pull evaluate": ("test_graph.py", '"pull", "evaluate"'),
+    "dvc repro --allow-missing pareto": ("test_graph.py", '"--allow-missing", "pareto"'),
+    "dvc push": ("test_remote.py", 'dvc("push")'),
+    "dvc repro --pull": ("test_remote.py", '"repro", "--pull"'),
+    "dvc status -c": ("test_remote.py", '"status", "-c"'),
+    "dvc exp push origin NAME": ("test_remote.py", '"exp", "push"'),
+    "dvc exp diff softer": ("test_tune.py", '["exp", "diff", best]'),
+    "dvc exp branch softer try-softer": ("test_tune.py", '["exp", "branch", best, "try"]'),
+    "dvc exp apply softer": ("test_tune.py", '["exp", "apply", best]'),
+    "dvc exp show --only-changed": ("test_tune.py", '"--only-changed"'),
+    'eval "dvc exp run $(python -m affine preset smoke --args)"': ("test_presets.py", '"smoke", "--args"'),
+    "python -m affine preset NAME --show": ("test_presets.py", '"smoke", "--show"'),
+    "python -m affine deps --check": ("test_deps.py", '"--check"'),
+    "python -m affine experiments": ("test_tune.py", 'main(["experiments"])'),
+    "python -m affine lineage models/ppo": ("test_lineage.py", '"models/ppo"'),
+    "python -m affine remote-check": ("test_remote.py", '"remote-check"'),
+    "python -m affine repro -j 4": ("test_repro.py", '"repro", "-j"'),
+    "python -m affine tune sft.learning_rate=1e-5..1e-3:log ppo.kl=0.01,0.03 --trials 20": ("test_tune.py", '"tune"'),
+    "python -m affine watch": ("test_watch.py", 'main(["watch"'),
+    "python -m affine readme": ("test_readme.py", "run([])"),
+}
+"""Command -> the test file that runs it, and what stands there."""
+
+
+def commands() -> set[str]:
+    """Whole lines of code blocks, and what stands in backticks within text."""
+    lines, inline = [], []
+    for text in GUIDES.values():
+        fences = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+        lines += [
+            line.partition("  #")[0].strip() for kind, b in fences.findall(text) if not kind for line in b.splitlines()
+        ]
+        inline += re.findall(r"`([^`\n]+)`", fences.sub("", text))
+    found = {c for c in lines + inline if c.startswith(("make ", "python -m affine ", "dvc ", "eval "))}
+    return {c for c in found if "…" not in c and "..." not in c.removesuffix("s3://...")}
+
+
+def rest() -> list[str]:
+    """Commands that no table holds: long games, servers, other people's remotes."""
+    known = {*REAL, *MAKE, *QUEUED, *ELSEWHERE}
+    return sorted(commands() - known)
+
+
+def test_tables_are_up_to_date() -> None:
+    assert not {*REAL, *MAKE, *QUEUED, *ELSEWHERE} - commands(), "no guide has them any more"
+    for file, text in ELSEWHERE.values():
+        assert text in (ROOT / "tests" / file).read_text(encoding="utf-8")
+
+
+def test_other_commands_are_ones_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Target, command and options, as `--help` (or the Makefile) knows them."""
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for command in rest():
+        words = shlex.split(re.sub(r"\$\(.*?\)", "", command))  # what is put in by another command
+        if words[0] == "make":
+            assert words[1] in targets, command
+            continue
+        if words[0] == "python":
+            with pytest.raises(SystemExit) as stopped:
+                main([words[3], "--help"])
+            assert stopped.value.code == 0, command
+        else:
+            groups = 3 if words[1] in ("exp", "queue", "metrics", "plots", "remote") else 2
+            assert dvc([*words[1:groups], "--help"]) == 0, command
+        text = capsys.readouterr().out
+        for option in (word for word in words if re.match(r"--?[a-z]", word, re.IGNORECASE) and word != "-m"):
+            assert re.search(rf"(?<![\w-]){re.escape(option)}\b", text), (command, option)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with this tree's files, evaluations of made-up episodes, and a tiny release that was deployed."""
+    target = tmp_path_factory.mktemp("guides") / "affine"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("tests/"):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target / name)
+    git = ["git", "-C", str(target), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        subprocess.run([*git, *arguments], check=True)
+    write_evaluations(target / "evaluations", tasks=40)
+    run_pareto(load_params(target / "params.yaml"), target)
+    make_tiny_base(target / "release")
+    write_sums(target / "release")
+    deployed = {"repo": "ada/Affine-nano", "revision": "a" * 40, "private": False, "endpoint": "http://127.0.0.1:9"}
+    write_json(target / "deploy/deployed.json", deployed)
+    return target
+
+
+def words_of(command: str) -> list[str]:
+    return [re.sub("|".join(map(re.escape, WORDS)), lambda m: WORDS[m[0]], word) for word in shlex.split(command)]
+
+
+@pytest.mark.parametrize("command", REAL)
+def test_command_runs_as_it_stands(repository: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "t")
+    monkeypatch.setenv("GIT_AUTHOR_EMAIL", "t@example.org")
+    monkeypatch.setenv("GIT_COMMITTER_NAME", "t")
+    monkeypatch.setenv("GIT_COMMITTER_EMAIL", "t@example.org")
+    words = words_of(command)
+    if words[0] == "dvc":
+        if words[1:3] == ["queue", "start"]:  # what was queued would train for an hour
+            assert dvc(["queue", "remove", "--all"]) == 0
+        assert dvc(words[1:]) == 0
+        if words[1:3] == ["queue", "start"]:
+            stop_workers(repository)
+        return
+    assert main([*words[3:], *SMALLER.get(words[3], [])]) == 0
+    if words[3] == "preset" and "--show" not in words:
+        assert load_params("params.yaml") != load_params(ROOT / "params.yaml")
+        shutil.copyfile(ROOT / "params.yaml", "params.yaml")
+
+
+def dvc(arguments: list[str]) -> int:
+    from dvc.cli import main as dvc_main
+
+    try:
+        return int(dvc_main(arguments))
+    except SystemExit as stopped:  # --help
+        return int(stopped.code or 0)
+
+
+@pytest.fixture
+def on_path(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("command", MAKE)
+def test_target_is_about_to_run_what_it_says(on_path: None, command: str) -> None:
+    done = subprocess.run(["make", "-n", *shlex.split(command)[1:]], capture_output=True, text=True, check=True)
+    assert all(text in done.stdout for text in MAKE[command])
+    if "DRY=1" in command:
+        assert "--force" not in done.stdout
+
+
+def workers(repository: Path) -> list[psutil.Process]:
+    """DVC's queue workers in this repository."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "queue-worker" in process.cmdline() and Path(process.cwd()) == repository:
+                found.append(process)
+    return found
+
+
+def stop_workers(repository: Path) -> None:
+    """Sees DVC's queue workers start, and ends them, or they would begin with what a later test puts into the queue.
+
+    They should end by themselves once the queue is empty, but one of two was seen to wait forever: each asks for its
+    own end through files that both of them read and remove.
+    """
+    limit = time.monotonic() + 120
+    seen: dict[int, psutil.Process] = {}
+    while len(seen) < 2:
+        assert time.monotonic() < limit, f"of two workers {len(seen)} were seen"
+        seen |= {process.pid: process for process in workers(repository)}
+        time.sleep(0.05)
+    for process in seen.values():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(list(seen.values()), timeout=60)
+    assert not workers(repository)
+
+
+def test_experiments_of_the_guides_can_be_queued(on_path: None) -> None:
+    """All changes in one experiment, which would train for an hour: queued, looked at and removed."""
+    changes = [word for command in QUEUED for word in shlex.split(command)[3:]]
+    assert dvc(["exp", "run", "--queue", *changes]) == 0
+    queued = subprocess.run(["dvc", "queue", "status"], capture_output=True, text=True, check=True).stdout
+    assert "Queued" in queued
+    assert dvc(["queue", "remove", "--all"]) == 0
+
+
+# The policy "ours" is what the guide's example adds to the code.
+@pytest.mark.parametrize("command", [command for command in QUEUED if "policy=ours" not in command])
+def test_experiments_of_the_guides_are_other_parameters(command: str) -> None:
+    """Valid ones, unlike the default; DVC wants a plus before a key exactly where params.yaml has none."""
+    written = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    words = shlex.split(command)
+    for change in (words[k + 1] for k, word in enumerate(words) if word == "-S"):
+        section, key = change.lstrip("+").partition("=")[0].split(".")
+        assert (key not in written[section]) is change.startswith("+"), change
+        assign(written, change.lstrip("+"))
+    assert Params.model_validate(written) != load_params(ROOT / "params.yaml")
+
+
+def test_one_environments_stage_runs_alone(on_path: None) -> None:
+    """`dvc repro collect@sat` with the smoke preset: its own tasks and demonstrations, and nobody else's."""
+    assert "`dvc repro collect@sat`" in GUIDES["TRAINING_GUIDE.md"]
+    assert main(["preset", "smoke"]) == 0
+    subprocess.run(["dvc", "repro", "collect@sat"], check=True, capture_output=True)
+    assert sorted(path.name for path in Path("data/trajectories").iterdir()) == ["sat"]
+    assert Path("data/trajectories/sat/solved.jsonl").stat().st_size > 0
+    shutil.copyfile(ROOT / "params.yaml", "params.yaml")
+
+
+# Snippets of the guide --------------------------------------------------------------------------------------------
+
+
+def snippet(begins: str) -> str:
+    (found,) = re.findall(rf"```python\n({re.escape(begins)}.*?)```", GUIDES["TRAINING_GUIDE.md"], re.DOTALL)
+    return str(found)
+
+
+def test_metric_of_the_guide(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against the mean that the metrics give: the made-up episodes are equally long, solved or not."""
+    monkeypatch.chdir(repository)
+    exec(snippet("# tokens that a solved"), {})
+    rows = {tuple(line.split()[:2]): float(line.split()[2]) for line in capsys.readouterr().out.splitlines()}
+    summary = read_json(repository / "metrics/evaluate.json")
+    assert len(rows) == sum(len(summary[model]["env"]) for model in ("base", "sft", "ppo"))
+    assert {round(value, 4) for value in rows.values()} == {summary["ppo"]["tokens"]}
+
+
+def test_policy_of_the_guide(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A level of 95 % asks for more than the validators' 80 %, and 100 episodes for less than their 200."""
+    rule = eval(snippet("IntervalRule("), {"IntervalRule": IntervalRule})
+    monkeypatch.setitem(affine.pareto.policies.POLICIES, rule.name, rule)
+    params = load_params(ROOT / "params.yaml").pareto.model_copy(update={"policy": rule.name})
+    judged = judge_folder(repository / "evaluations", params)
+    assert judged.policy == rule.name
+    assert set(judged.outcomes) == set(POLICIES)
+    assert f"-S pareto.policy={rule.name}" in GUIDES["TRAINING_GUIDE.md"]

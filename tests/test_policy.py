@@ -1,0 +1,70 @@
+"""The policy as PPO sees it is the model, and its parts lose no episode."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from ppo_inputs import (
+    CPU,
+    make_policy,
+    random_samples,
+)
+from tiny import make_tiny_adapter
+
+from affine.training.policy import annotate, microbatches, pad
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_forward_is_the_models_own(base: Path, sft: Path) -> None:
+    policy = make_policy(base, sft, temperature=0.7)
+    samples = random_samples(1)
+    with torch.no_grad():
+        logprobs, entropies, values = policy.forward(*pad(samples, CPU))
+    k = 0
+    for sample in samples:
+        with torch.no_grad():
+            out = policy.model(torch.tensor([sample.ids]), output_hidden_states=True)
+        distribution = (out.logits[0] / 0.7).softmax(-1)
+        for t in range(1, len(sample.ids)):
+            if sample.mask[t]:
+                p = distribution[t - 1]
+                assert logprobs[k].item() == pytest.approx(math.log(p[sample.ids[t]].item()), abs=1e-4)
+                assert entropies[k].item() == pytest.approx(-(p * p.log()).sum().item(), abs=1e-4)
+                expected = policy.value_head(out.hidden_states[-1][0, t - 1])
+                assert values[k].item() == pytest.approx(expected.item(), abs=1e-5)
+                k += 1
+    assert k == len(logprobs) == len(values)
+
+
+def test_logits_exist_for_agent_tokens_only(base: Path, sft: Path) -> None:
+    policy = make_policy(base, sft)
+    made: list[int] = []
+    policy.model.get_output_embeddings().register_forward_hook(lambda *call: made.append(call[2].shape[0]))
+    samples = random_samples(2)
+    policy.forward(*pad(samples, CPU))
+    assert made == [sum(sum(sample.turn_lengths) for sample in samples)]
+
+
+def test_dropout_stays_off(base: Path, tmp_path: Path) -> None:
+    """Old and new log-probabilities must differ by updates alone."""
+    adapter = make_tiny_adapter(base, tmp_path / "sft", lora_dropout=0.5)
+    policy = make_policy(base, adapter)
+    samples = random_samples(5)
+    annotate(policy, samples, 500)
+    for sample in samples:
+        assert sample.old == pytest.approx(sample.reference, abs=1e-5)  # the same adapter twice, before any step
+    logprobs, _, _ = policy.forward(*pad(samples, CPU))
+    assert logprobs.tolist() == pytest.approx([x for sample in samples for x in sample.old], abs=1e-4)
+
+
+def test_microbatches_hold_every_episode_once_within_the_budget() -> None:
+    samples = random_samples(6, 40)
+    for budget in (30, 100, 1000):
+        batches = microbatches(samples, budget)
+        assert sorted(s.task for batch in batches for s in batch) == sorted(s.task for s in samples)
+        for batch in batches:
+            assert len(batch) == 1 or len(batch) * max(len(s.ids) for s in batch) <= budget

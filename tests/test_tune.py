@@ -1,0 +1,174 @@
+"""The search: its space, its trials as DVC experiments, stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.cli import main as dvc_main
+
+from affine.__main__ import main
+from affine.cli.experiments import changed, experiments, table
+from affine.tune import Dimension, Metric, Search, TuneError, parse_dimension, study_name
+from tests import small_graph
+
+SPACE = [parse_dimension("sft.learning_rate=1e-5..1e-1:log"), parse_dimension("ppo.kl=0.0,0.1,0.3")]
+METRIC = Metric("metrics/evaluate.json", "ppo.overall")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.b=1e-5..1e-3:log", Dimension("a.b", (), 1e-5, 1e-3, log=True)),
+        ("a=1..8", Dimension("a", (), 1, 8)),
+        ("a=0.01,0.03", Dimension("a", (0.01, 0.03))),
+        ("a=turn,token", Dimension("a", ("turn", "token"))),
+        ("a=true,false", Dimension("a", (True, False))),
+        ("base.revision=0123,1e5,abc", Dimension("base.revision", ("0123", "1e5", "abc"))),
+    ],
+)
+def test_dimensions(text: str, expected: Dimension) -> None:
+    assert parse_dimension(text) == expected
+
+
+@pytest.mark.parametrize("text", ["a", "a=", "=1..2", "a=2..1", "a=0..1:log", "a=x..y", "a=1..2:linear", "a=1..inf"])
+def test_a_wrong_dimension_is_named(text: str) -> None:
+    with pytest.raises(TuneError, match=rf"^{text.replace('.', '[.]')}"):
+        parse_dimension(text)
+
+
+def objective(values: Mapping[str, Any]) -> float:
+    import math
+
+    return 0.9 - abs(math.log10(values["sft.learning_rate"]) + 3) / 10 - float(values["ppo.kl"])
+
+
+class Runs:
+    """Instead of DVC: scores in closed form; stops or fails when told to."""
+
+    def __init__(self, stop_at: int = -1) -> None:
+        self.seen: list[tuple[str, dict[str, Any]]] = []
+        self.stop_at = stop_at
+
+    def __call__(self, name: str, values: Mapping[str, Any]) -> str:
+        self.seen.append((name, dict(values)))
+        if len(self.seen) == self.stop_at:
+            raise KeyboardInterrupt
+        return json.dumps({"ppo": {"overall": objective(values)}})
+
+
+def search(root: Path, runs: Runs) -> Search:
+    return Search(root, "tune-test", SPACE, METRIC, seed=3, run=runs)
+
+
+def test_a_stopped_search_goes_on_with_the_trial_that_was_cut(tmp_path: Path) -> None:
+    first = Runs(stop_at=4)
+    one = search(tmp_path, first)
+    for _ in range(3):
+        one.step()
+    with pytest.raises(KeyboardInterrupt):
+        one.step()
+    again = Runs()
+    two = search(tmp_path, again)
+    assert len(two.finished()) == 3
+    while len(two.finished()) < 12:
+        two.step()
+    assert again.seen[0] == first.seen[3]  # same name and values: its checkpoints are found again
+    names = [name for name, _ in [*first.seen[:3], *again.seen]]
+    assert len(names) == len(set(names))
+    best = two.best()
+    assert best
+    assert best.score == max(objective(values) for _, values in [*first.seen, *again.seen])
+    assert dict(best.values)["ppo.kl"] == 0.0
+
+
+def test_values_that_were_tried_are_not_run_again(tmp_path: Path) -> None:
+    runs = Runs()
+    few = Search(tmp_path, "tune-few", [Dimension("ppo.kl", (0.1, 0.2)), Dimension("sft.learning_rate", (1e-3,))],
+                 METRIC, seed=0, run=runs)  # fmt: skip
+    for _ in range(8):
+        few.step()
+    assert len(few.finished()) == 8
+    assert len(runs.seen) == len({values["ppo.kl"] for _, values in runs.seen}) == 2
+
+
+def test_the_search_is_named_by_its_question() -> None:
+    assert study_name(SPACE, METRIC, "abc") == study_name(list(SPACE), METRIC, "abc")
+    others = {
+        study_name(SPACE, METRIC, "abd"), study_name(SPACE[:1], METRIC, "abc"),
+        study_name(SPACE, Metric("metrics/evaluate.json", "sft.overall"), "abc"),
+    }  # fmt: skip
+    assert len(others | {study_name(SPACE, METRIC, "abc")}) == 4
+
+
+def test_a_metric_that_is_not_there_is_named() -> None:
+    with pytest.raises(TuneError, match=r"metrics/evaluate.json has no number ppo.overall"):
+        METRIC.read('{"ppo": {"overall": "high"}}')
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = small_graph.make(tmp_path / "repository")
+    small_graph.enter(folder, monkeypatch)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ppo.kll=0.1,0.2"], "params.yaml has no ppo.kll"),
+        (["ppo.kl=-1..1"], "ppo.kl: Input should be greater than or equal to 0"),
+        (["ppo.kl=0.1,0.2", "ppo.kl=0.3,0.4"], "ppo.kl: named twice"),
+    ],
+)
+def test_an_impossible_space_is_refused_before_any_trial(
+    repository: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", *arguments]) == 1
+    assert said in capsys.readouterr().err
+    assert not (repository / "work").exists()
+
+
+def test_trials_are_experiments(
+    repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On DVC itself: two trials in a copy of the workspace, listed, and the best one applied."""
+    before = (repository / "params.yaml").read_bytes()
+    assert main(["tune", "ppo.kl=0.1,0.2", "sft.learning_rate=0.001,0.01", "--trials", "2"]) == 0
+    said = capsys.readouterr().out
+    assert (repository / "params.yaml").read_bytes() == before
+    assert small_graph.git(repository, "status", "--porcelain") == ""
+    rows = list(experiments(repository))
+    trials = {row.name: row for row in rows if row.child}
+    best = said.split("best: ")[1].split(",")[0]
+    scores = {name: row.scores["ppo"]["overall"] for name, row in trials.items()}
+    assert scores[best] == max(scores.values())
+    assert f"{scores[best]:.4f} ({scores[best] - 0.05:.4f} to {scores[best] + 0.05:.4f})" in said
+    assert "looks better than it is" in said
+    parent = next(row for row in rows if not row.child and row.name != "workspace")
+    assert all(
+        changed(row.params, parent.params).startswith(("ppo.kl=", "sft.learning_rate=")) for row in trials.values()
+    )
+    for command in (
+        ["exp", "show", "--only-changed", "--no-pager"],
+        ["exp", "diff", best],
+        ["exp", "branch", best, "try"],
+    ):
+        assert dvc_main(command) == 0
+    assert small_graph.git(repository, "show", "try:metrics/evaluate.json")
+    capsys.readouterr()
+    for width in (80, 130):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert main(["experiments"]) == 0
+        shown = capsys.readouterr().out
+        assert ("textcraft" in shown.splitlines()[0]) is (width == 130)
+        assert f"{100 * scores[best]:.1f}±5.0" in shown
+        assert "blocked:" in shown
+        assert "…" not in shown
+        assert max(len(line) for line in shown.splitlines()) <= width
+    assert table(rows, "ppo").row_count == len(rows) == 4
+    assert dvc_main(["exp", "apply", best]) == 0
+    assert small_graph.evaluate(repository)["ppo"]["overall"] == scores[best]
