@@ -7,13 +7,17 @@ INSTALLED := $(VENV)/.installed
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help all test check doctor bench report deploy lock clean
+.PHONY: help all test check doctor bench bench-envs report remote-demo endpoint deploy deploy-demo lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-all: $(INSTALLED) ## Install what is locked, then run the whole graph (dvc repro)
+all: $(INSTALLED) ## Install what is locked, then run the whole graph (dvc repro; JOBS=4: stages side by side)
+ifdef JOBS
+	@$(RUN) $(BIN)/python -m affine repro --jobs $(JOBS)
+else
 	@$(RUN) $(BIN)/dvc repro
+endif
 
 test: $(INSTALLED) ## Run the tests (ARGS="tests/test_sat.py -k name" for some of them)
 	@$(RUN) $(BIN)/python -m pytest $(ARGS)
@@ -29,16 +33,29 @@ doctor: $(INSTALLED) ## Say what this machine can run, and what to do about the 
 bench: $(INSTALLED) ## Measure speed on this machine
 	@$(RUN) $(BIN)/python -m affine bench $(ARGS)
 
+bench-envs: $(INSTALLED) ## Measure the environments beside HTTP servers and upstream's engines (ARGS=--million)
+	@$(RUN) $(BIN)/python -m affine bench envs $(ARGS)
+
 report: $(INSTALLED) ## Write the results and a browser of episodes to report.html
 	@$(RUN) $(BIN)/python -m affine report $(ARGS)
 
+remote-demo: $(INSTALLED) ## Show push, pull, damage and healing on an S3 server on this machine (in .s3/)
+	@$(RUN) scripts/remote_demo.sh
+
+endpoint: $(INSTALLED) ## Evaluate the served policy that params.yaml names (evaluate.endpoint)
+	@$(RUN) $(BIN)/dvc repro --single-item endpoint/dvc.yaml:endpoint
+
 deploy: $(INSTALLED) ## Publish the release to the Hub (DRY=1: only say what would be sent)
+	@$(RUN) $(BIN)/python -m stages.deploy --check $(if $(DRY),--dry-run)
 	@$(RUN) $(BIN)/dvc repro
 ifdef DRY
 	@$(RUN) $(BIN)/python -m stages.deploy --dry-run
 else
 	@$(RUN) $(BIN)/dvc repro --force --single-item deploy/dvc.yaml:deploy
 endif
+
+deploy-demo: $(INSTALLED) ## Publish the release to a Hub on loopback and load it back: no account, nothing leaves here
+	@$(RUN) $(BIN)/python -m scripts.deploy_demo
 
 lock: $(INSTALLED) ## Resolve pyproject.toml anew into the lock files
 	$(BIN)/python scripts/lock.py
