@@ -257,6 +257,7 @@ class PpoParams(Section):
     kl: float = Field(ge=0)
     kl_target: float = Field(default=0.0, ge=0)
     target_kl: float = Field(gt=0)
+    old_logprobs: Literal["trainer", "sampler"] = "trainer"
     max_grad_norm: float = Field(gt=0)
     temperature: float = Field(gt=0)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

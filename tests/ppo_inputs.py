@@ -46,7 +46,7 @@ def params(**changes: object) -> Params:
         "value_learning_rate": 0.01, "value_warmup": 1, "clip": 0.2, "value_clip": 0.2, "value_coef": 0.5,
         "entropy_coef": 0.01, "gamma": 0.99, "lam": 0.95, "advantage": "gae", "gae": "turn",
         "group": 1, "shaping": 0.0, "curriculum": "none", "kl": 0.01, "kl_target": 0.0, "target_kl": 10.0,
-        "max_grad_norm": 1.0, "temperature": 1.0, "dtype": "float32", "save_every": 2,
+        "old_logprobs": "trainer", "max_grad_norm": 1.0, "temperature": 1.0, "dtype": "float32", "save_every": 2,
         "validate_every": 2, "validation_samples": 2,
         "weights": {env: float(env in ("sat", "textcraft")) for env in ENVS},
     }  # fmt: skip
@@ -92,7 +92,7 @@ def random_samples(seed: int, count: int = 9, envs: Sequence[str] = ("sat", "abd
 def prepared(policy: Policy, samples: list[Sample], shift: float = 0.3) -> list[Sample]:
     """Old log-probabilities near the policy's own (so that some are clipped and some not)."""
     rng = random.Random(0)
-    annotate(policy, samples, 500)
+    annotate(policy, samples, config())
     for sample in samples:
         sample.old = [x + rng.uniform(-shift, shift) for x in sample.old]
         sample.values = [x + rng.uniform(-1, 1) for x in sample.values]

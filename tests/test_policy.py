@@ -9,11 +9,13 @@ import pytest
 import torch
 from ppo_inputs import (
     CPU,
+    config,
     make_policy,
     random_samples,
 )
 from tiny import make_tiny_adapter
 
+from affine.training.estimates import Sample
 from affine.training.policy import annotate, microbatches, pad
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,11 +56,36 @@ def test_dropout_stays_off(base: Path, tmp_path: Path) -> None:
     adapter = make_tiny_adapter(base, tmp_path / "sft", lora_dropout=0.5)
     policy = make_policy(base, adapter)
     samples = random_samples(5)
-    annotate(policy, samples, 500)
+    annotate(policy, samples, config())
     for sample in samples:
         assert sample.old == pytest.approx(sample.reference, abs=1e-5)  # the same adapter twice, before any step
     logprobs, _, _ = policy.forward(*pad(samples, CPU))
     assert logprobs.tolist() == pytest.approx([x for sample in samples for x in sample.old], abs=1e-4)
+
+
+def test_old_logprobs_are_the_samplers_or_the_trainers(base: Path, sft: Path) -> None:
+    """Values come with the trainer's pass, which the sampler's spare only where no value is needed."""
+    made: dict[tuple[str, str], list[Sample]] = {}
+    for old in ("trainer", "sampler"):
+        for advantage in ("gae", "group"):
+            policy = make_policy(base, sft)
+            torch.nn.init.ones_(policy.value_head.outer.weight)
+            passes: list[str] = []
+            forward = policy.forward
+            policy.forward = lambda ids, mask, adapter="default", f=forward, p=passes: (  # type: ignore[method-assign]
+                p.append(adapter) or f(ids, mask, adapter)  # type: ignore[func-returns-value]
+            )
+            samples = made[old, advantage] = random_samples(7)
+            annotate(policy, samples, config(old_logprobs=old, advantage=advantage, group=2))
+            spared = old == "sampler" and advantage == "group"
+            assert set(passes) == ({"reference"} if spared else {"reference", "default"})
+            assert all(any(sample.values) != spared for sample in samples)
+    for sampler, trainer in zip(made["sampler", "gae"], made["trainer", "gae"], strict=True):
+        assert sampler.old == sampler.sampled != trainer.old
+        assert (sampler.values, sampler.reference) == (trainer.values, trainer.reference)
+    for sampler, trainer in zip(made["sampler", "group"], made["trainer", "group"], strict=True):
+        assert sampler.old == sampler.sampled != trainer.old
+        assert sampler.reference == trainer.reference
 
 
 def test_microbatches_hold_every_episode_once_within_the_budget() -> None:

@@ -163,7 +163,7 @@ def changed(policy: Policy, before: dict[str, torch.Tensor]) -> set[str]:
 def test_warming_up_the_value_leaves_the_policy(base: Path, sft: Path) -> None:
     policy = make_policy(base, sft)
     samples = random_samples(12)
-    annotate(policy, samples, 500)
+    annotate(policy, samples, config())
     s = config(value_warmup=1, epochs=30, entropy_coef=0.1, target_kl=1e-9)
     estimate(samples, s, s.kl)
     before, head = snapshot(policy), policy.value_head.outer.weight.clone()
@@ -188,7 +188,7 @@ def test_only_the_trained_adapter_changes(base: Path, sft: Path) -> None:
 def test_an_update_stops_once_it_is_too_far(base: Path, sft: Path) -> None:
     policy = make_policy(base, sft)
     samples = random_samples(14)
-    annotate(policy, samples, 500)
+    annotate(policy, samples, config())
     far = config(epochs=50, target_kl=0.05, minibatch_tokens=10_000, clip=0.9)
     estimate(samples, far, 0.01)
     calls: list[int] = []
@@ -199,6 +199,20 @@ def test_an_update_stops_once_it_is_too_far(base: Path, sft: Path) -> None:
     new, _, _ = policy.forward(*pad(samples, CPU))
     log_ratio = new - torch.tensor([x for sample in samples for x in sample.old])
     assert (log_ratio.exp() - 1 - log_ratio).mean() > 0.05
+
+
+def test_the_gap_to_the_sampler_is_the_first_minibatches_largest(base: Path, sft: Path) -> None:
+    policy = make_policy(base, sft)
+    samples = prepared(policy, random_samples(16), shift=0.0)
+    for sample in samples:
+        sample.sampled = [x + 0.25 for x in sample.old]
+    samples[3].sampled[1] -= 1.0
+    s = config(epochs=3, minibatch_tokens=10_000)
+    estimate(samples, s, s.kl)
+    # Later epochs meet a policy that has moved on, which is no fault of the sampler's.
+    metrics = update(policy, adam(policy, 0.1), samples, s, random.Random(0), value_only=False)
+    assert metrics["sampler_gap"] == pytest.approx(0.75, abs=1e-4)
+    assert metrics["approx_kl"] > 0.5
 
 
 def test_what_is_not_finite_stops_before_the_step(base: Path, sft: Path) -> None:
@@ -259,7 +273,7 @@ def improve(
         samples = synthesise(policy, judge, CONTEXTS, turns, rng)
         scores.append(statistics.fmean(sample.score for sample in samples))
         samples = informative(samples, s)
-        annotate(policy, samples, 10_000)
+        annotate(policy, samples, s)
         for sample in samples:
             assert sample.sampled == pytest.approx(sample.old, abs=1e-4)
         estimate(samples, s, s.kl)

@@ -103,7 +103,7 @@ def trained(
 KILLS = {
     "before the first checkpoint": die_at(ppo, "annotate", 2),
     "in the middle of an update": die_at(ppo, "pad", 40),
-    "while validation tasks are played": die_at(ppo, "validation_tickets", 2),
+    "while validation tasks are played": die_at(ppo, "tickets_of", 2),
     "after a candidate was kept": die_at(ppo, "annotate", 4),
     "in the middle of the second checkpoint": die_at(ppo, "save_file", 8),
     "before anything is published": die_at(ppo, "_publish", 1),
@@ -156,6 +156,7 @@ def test_kept_is_what_plays_the_validation_tasks_best(trained: Path, base: Path)
     summary = json.loads((trained / "metrics" / "ppo.json").read_text(encoding="utf-8"))
     scores = {int(iteration): score for iteration, score in summary["validation"].items()}
     assert list(scores) == [0, 2, 4]
+    assert summary["sft_validation_score"] == scores[0]
     assert summary["kept_iteration"] == max(scores, key=lambda k: scores[k]) == 2
     assert len(set(scores.values())) == 3
     assert summary["validation_score"] == max(scores.values())
@@ -190,7 +191,7 @@ def test_a_run_that_gets_worse_ends_where_it_was_best(
             assert summary["validation"] == dict(zip(("0", "3", "4"), scores, strict=True))
             assert summary["kept_iteration"] == {"sft": 0, "middle": 3, "last": 4}[name]
         else:
-            assert not {"validation", "kept_iteration", "validation_score"} & set(summary)
+            assert not {"validation", "kept_iteration", "validation_score", "sft_validation_score"} & set(summary)
     assert same(published["sft"], adapter(sft))
     assert same(published["last"], published["off"])
     assert same(heads["last"], heads["off"])

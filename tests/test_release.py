@@ -459,7 +459,7 @@ def test_tables_show_each_number_in_its_place(released: Path) -> None:
     kept = re.search(r"after iteration (\d+) of ppo.*\(([\d.]+); the SFT\nadapter ([\d.]+);", card)
     assert kept
     assert int(kept[1]) == trained["kept_iteration"]
-    wanted = (trained["validation_score"], trained["validation"]["0"])
+    wanted = (trained["validation_score"], trained["sft_validation_score"])
     assert [float(kept[2]), float(kept[3])] == [round(score, 2) for score in wanted]
     data = read_json(released / "metrics/dataset.json")
     levels = yaml.safe_load((ROOT / "params.yaml").read_text())["tasks"]

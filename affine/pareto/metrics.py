@@ -148,7 +148,7 @@ def explain(comparison: Comparison, policy: str) -> str:
         return f"{text}, no score at this number of episodes can clear {whom}'s"
     if blocker.episodes is not None:
         short = f", {100 * blocker.gap:.1f} points short" if blocker.gap > 0 else ""
-        return f"{text}{short}, or {blocker.episodes} episodes of each if the means stay"
+        return f"{text}{short}, or {blocker.episodes:,} episodes of each if the means stay"
     return f"{text}, {100 * blocker.gap:.1f} points short, and more episodes alone will not settle it"
 
 

@@ -124,7 +124,7 @@ def _kept(ppo: Mapping[str, Any]) -> str:
         return ""
     return (
         f"; kept is the adapter after iteration {ppo['kept_iteration']}, which scores {ppo['validation_score']:.3f} on"
-        f" validation tasks (SFT: {ppo['validation']['0']:.3f})"
+        f" validation tasks (SFT: {ppo['sft_validation_score']:.3f})"
     )
 
 

@@ -33,12 +33,13 @@ class Ticket:
 
 def tickets_of(tasks: Mapping[str, Sequence[Task]], samples: int, seed: int) -> list[Ticket]:
     """`samples` episodes of every task. Environments take turns, so that slow engines never wait for each other alone
-    at the end."""
+    at the end, and another one begins each round: workers and ranks take every n-th ticket, and none should be left
+    with the slow environments."""
+    rounds = [(sample, row) for sample in range(samples) for row in zip_longest(*tasks.values())]
     return [
         Ticket(task, sample, seed)
-        for sample in range(samples)
-        for row in zip_longest(*tasks.values())
-        for task in row
+        for k, (sample, row) in enumerate(rounds)
+        for task in (*row[k % len(row) :], *row[: k % len(row)])
         if task is not None
     ]
 

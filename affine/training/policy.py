@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 
 from affine.models.attention import PACKED_SDPA, suit_attention
+from affine.params import PpoParams
 from affine.training.estimates import Sample
 from affine.training.ranks import Ranks
 
@@ -92,21 +93,34 @@ def microbatches(samples: list[Sample], tokens: int) -> list[list[Sample]]:
     return batches
 
 
-def annotate(policy: Policy, samples: list[Sample], tokens: int, ranks: Ranks | None = None) -> None:
-    """Fill in old and reference log-probabilities and values, without gradients; each of `ranks` computes a share."""
+def annotate(policy: Policy, samples: list[Sample], settings: PpoParams, ranks: Ranks | None = None) -> None:
+    """Fill in reference and old log-probabilities, and values where advantages need them (zeros elsewhere)."""
+    tokens = settings.minibatch_tokens // PARTS
+    for sample, (logprobs, _) in zip(samples, _judge(policy, samples, tokens, "reference", ranks), strict=True):
+        sample.reference = logprobs
+    if settings.old_logprobs == "trainer" or settings.advantage == "gae":
+        for sample, (logprobs, values) in zip(samples, _judge(policy, samples, tokens, "default", ranks), strict=True):
+            sample.old, sample.values = logprobs, values
+    else:
+        for sample in samples:
+            sample.values = [0.0] * len(sample.sampled)
+    if settings.old_logprobs == "sampler":
+        for sample in samples:
+            sample.old = list(sample.sampled)
+
+
+def _judge(
+    policy: Policy, samples: list[Sample], tokens: int, adapter: str, ranks: Ranks | None
+) -> list[tuple[list[float], list[float]]]:
+    """Log-probabilities and values of each sample's agent tokens, without gradients; each of `ranks` computes a
+    share."""
     ours = ranks.part(samples) if ranks else samples
+    found: dict[int, tuple[list[float], list[float]]] = {}
     with torch.no_grad():
-        for adapter in ("reference", "default"):
-            for batch in microbatches(ours, tokens // PARTS):
-                logprob_A, _, value_A = policy.forward(*pad(batch, policy.model.device), adapter)
-                counts = [sum(sample.turn_lengths) for sample in batch]
-                parts = zip(batch, torch.split(logprob_A, counts), torch.split(value_A, counts), strict=True)
-                for sample, logprobs, values in parts:
-                    if adapter == "reference":
-                        sample.reference = logprobs.tolist()
-                    else:
-                        sample.old, sample.values = logprobs.tolist(), values.tolist()
-    if ranks:
-        found = ranks.gather([(sample.reference, sample.old, sample.values) for sample in ours])
-        for sample, columns in zip(samples, found, strict=True):
-            sample.reference, sample.old, sample.values = columns
+        for batch in microbatches(ours, tokens):
+            logprob_A, _, value_A = policy.forward(*pad(batch, policy.model.device), adapter)
+            counts = [sum(sample.turn_lengths) for sample in batch]
+            parts = zip(batch, torch.split(logprob_A, counts), torch.split(value_A, counts), strict=True)
+            found |= {id(sample): (logprobs.tolist(), values.tolist()) for sample, logprobs, values in parts}
+    in_order = [found[id(sample)] for sample in ours]
+    return ranks.gather(in_order) if ranks else in_order

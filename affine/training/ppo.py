@@ -1,7 +1,7 @@
 """Multi-turn PPO (Schulman et al., 2017, arXiv 1707.06347), top to bottom.
 
 One iteration: the rollout workers play `episodes` training tasks with the current adapter; one pass over
-what they played gives old log-probabilities, values and the reference's log-probabilities
+what they played gives the reference's log-probabilities, and old ones and values where they are asked for
 (`affine.training.policy`); rewards, advantages and weights follow from those (`affine.training.estimates`); then
 clipped updates on the agent's tokens. Which tasks are played is `affine.training.curriculum`'s, which adapter is kept
 in the end `affine.training.selection`'s.
@@ -39,6 +39,7 @@ from affine.models.lora import base_digest, base_files, load_adapter, load_base,
 from affine.models.memory import estimate_training, keep_freed_memory, out_of_memory
 from affine.models.quiet import quiet_transformers
 from affine.params import Params, PpoParams
+from affine.rollout.episodes import tickets_of
 from affine.rollout.pool import RolloutPool, players_of
 from affine.rollout.sampling import Sampling
 from affine.rollout.weights import adapter_weights
@@ -48,7 +49,7 @@ from affine.training.estimates import Sample, estimate, explained_variance, info
 from affine.training.live import Curves
 from affine.training.policy import PARTS, Policy, annotate, microbatches, pad
 from affine.training.ranks import Ranks
-from affine.training.selection import Selection, validation_score, validation_tickets
+from affine.training.selection import Selection, validation_score
 from affine.training.track import THROUGHPUT
 from affine.training.work import environment_files, work_folder
 from affine.types import ENVS, Split, Task, Trajectory
@@ -75,10 +76,12 @@ def minibatches(samples: list[Sample], tokens: int, rng: random.Random) -> list[
 
 @dataclass(slots=True)
 class Diagnostics:
-    """Sums over the minibatches of one iteration, weighted by their agent tokens."""
+    """Sums over the minibatches of one iteration, weighted by their agent tokens, and the largest `gap` between the
+    sampler's log-probability of a token and this forward's."""
 
     tokens: int = 0
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    gap: float = 0.0
 
     def add(self, tokens: int, values: dict[str, float]) -> None:
         self.tokens += tokens
@@ -87,10 +90,11 @@ class Diagnostics:
 
     def combine(self, ranks: Ranks) -> None:
         """Take in the other ranks' sums."""
-        parts = ranks.gather([(self.tokens, dict(self.sums))])
+        parts = ranks.gather([(self.tokens, dict(self.sums), self.gap)])
         self.tokens, self.sums = 0, defaultdict(float)
-        for tokens, sums in parts:
+        for tokens, sums, gap in parts:
             self.tokens += tokens
+            self.gap = max(self.gap, gap)
             for name, total in sums.items():
                 self.sums[name] += total
 
@@ -109,6 +113,7 @@ def update(
     a gradient that is not finite.
     """
     seen = Diagnostics()
+    sampler_gap: float | None = None
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for _ in range(settings.epochs):
         for batch in minibatches(samples, settings.minibatch_tokens, rng):
@@ -133,9 +138,11 @@ def update(
                 )
             optimizer.step()
             seen.add(step.tokens, means | {"grad_norm": float(norm)})
+            if sampler_gap is None:  # later minibatches meet another policy than the one that sampled
+                sampler_gap = step.gap
             if not value_only and means["approx_kl"] > settings.target_kl:
-                return {**seen.means(), "stopped_early": 1.0}
-    return {**seen.means(), "stopped_early": 0.0}
+                return {**seen.means(), "sampler_gap": sampler_gap, "stopped_early": 1.0}
+    return {**seen.means(), "sampler_gap": sampler_gap or 0.0, "stopped_early": 0.0}
 
 
 def _losses(
@@ -146,7 +153,7 @@ def _losses(
     logprob_A, entropy_A, value_A = policy.forward(ids_BT, action_BT)
     column = {
         name: torch.tensor([x for s in samples for x in getattr(s, name)], device=logprob_A.device)
-        for name in ("old", "values", "advantages", "returns")
+        for name in ("sampled", "old", "values", "advantages", "returns")
     }
     weight_A = torch.tensor([s.weight for s in samples for _ in s.old], device=logprob_A.device)
     log_ratio_A = logprob_A - column["old"]
@@ -159,6 +166,7 @@ def _losses(
     loss_A = settings.value_coef * value_loss_A if settings.advantage == "gae" else torch.zeros_like(value_loss_A)
     if not value_only:
         loss_A = loss_A + policy_loss_A - settings.entropy_coef * entropy_A
+    step.gap = max(step.gap, (logprob_A - column["sampled"]).abs().max().item())
     step.add(
         len(log_ratio_A),
         {
@@ -199,11 +207,10 @@ def rollout_metrics(trajectories: list[Trajectory]) -> dict[str, float]:
     }
 
 
-def distances(samples: list[Sample]) -> dict[str, float]:
-    """Nats per agent token from the SFT policy, and the largest gap between sampler and trainer."""
+def reference_kl(samples: list[Sample]) -> float:
+    """Nats per agent token from the SFT policy."""
     logs = [o - r for s in samples for o, r in zip(s.old, s.reference, strict=True)]
-    gaps = [abs(a - b) for s in samples for a, b in zip(s.sampled, s.old, strict=True)]
-    return {"reference_kl": sum(logs) / len(logs), "sampler_gap": max(gaps)}
+    return sum(logs) / len(logs)
 
 
 def adapted(kl: float, observed: float, target: float) -> float:
@@ -321,7 +328,7 @@ class Trainer:
             raise PpoError("no opening left room for a reply; raise rollout.context")
         check_scores(trajectories)
         samples = informative([to_sample(trajectory, self.renderer) for trajectory in trajectories], settings)
-        annotate(self.policy, samples, settings.minibatch_tokens, self.ranks)
+        annotate(self.policy, samples, settings, self.ranks)
         annotated = time.perf_counter()
         estimate(samples, settings, self.kl)
         metrics = rollout_metrics(trajectories)
@@ -336,7 +343,7 @@ class Trainer:
         rng = random.Random(f"ppo/{self.params.seed}/{self.iteration}/update")
         if samples:
             value_only = self.iteration < value_warmup
-            metrics |= distances(samples)
+            metrics["reference_kl"] = reference_kl(samples)
             metrics |= update(
                 self.policy, self.optimizer, samples, settings, rng, value_only=value_only, ranks=self.ranks
             )
@@ -368,7 +375,7 @@ class Trainer:
         its score; adds to `clock` as `iterate` does."""
         started, in_environments = time.perf_counter(), pool.environment_seconds
         pool.load(adapter_weights(self.adapter_state(), self.scale))
-        tickets = validation_tickets(tasks, self.settings.validation_samples, self.params.seed)
+        tickets = tickets_of(tasks, self.settings.validation_samples, self.params.seed)
         played = self.ranks.gather(pool.play(self.ranks.part(tickets), Sampling(self.settings.temperature)))
         check_scores(played)
         score = validation_score(played)
@@ -496,6 +503,8 @@ def _publish(trainer: Trainer, curves: Curves, root: Path, out: Path) -> None:
     if trainer.selection.kept is not None:
         summary["kept_iteration"] = trainer.selection.kept
         summary["validation_score"] = trainer.selection.scores[trainer.selection.kept]
-        summary["validation"] = {str(iteration): score for iteration, score in trainer.selection.scores.items()}
+        summary["sft_validation_score"] = trainer.selection.scores[0]
+        digits = len(str(trainer.settings.iterations))  # zeros in front, so that they sort as numbers do
+        summary["validation"] = {f"{k:0{digits}}": score for k, score in trainer.selection.scores.items()}
     write_json(root / "metrics" / "ppo.json", summary)
     shutil.rmtree(trainer.work)

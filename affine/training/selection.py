@@ -8,25 +8,15 @@ which is improved, whatever temperature it is evaluated at.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
 import torch
 
-from affine.rollout.episodes import Ticket, tickets_of
-from affine.types import ENVS, Task, Trajectory
+from affine.types import ENVS, Trajectory
 
 Tensors = dict[str, torch.Tensor]
-
-
-def validation_tickets(tasks: Mapping[str, Sequence[Task]], samples: int, seed: int) -> list[Ticket]:
-    """`samples` episodes of each task, mixed: workers and ranks take every n-th, and none should be left with the slow
-    environments."""
-    tickets = tickets_of(tasks, samples, seed)
-    random.Random(f"ppo/{seed}/validation").shuffle(tickets)
-    return tickets
 
 
 def validation_score(trajectories: Sequence[Trajectory]) -> float:
