@@ -261,6 +261,7 @@ class PpoParams(Section):
     max_grad_norm: float = Field(gt=0)
     temperature: float = Field(gt=0)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: bool = False
     save_every: int = Field(gt=0)
     validate_every: int = Field(default=20, ge=0)
     validation_samples: int = Field(default=1, gt=0)

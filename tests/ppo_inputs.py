@@ -59,12 +59,12 @@ def config(**changes: object) -> PpoParams:
     return params(**changes).ppo
 
 
-def make_policy(base: Path, adapter: Path, temperature: float = 1.0) -> Policy:
+def make_policy(base: Path, adapter: Path, temperature: float = 1.0, *, checkpointing: bool = False) -> Policy:
     model = load_base(base, attention="sdpa", dtype=torch.float32, device=CPU)
     peft = load_adapter(model, adapter, base_digest(base), trainable=True)
     peft.load_adapter(adapter, adapter_name="reference", is_trainable=False)
     torch.manual_seed(0)
-    return Policy(peft, temperature)
+    return Policy(peft, temperature, checkpointing=checkpointing)
 
 
 def random_samples(seed: int, count: int = 9, envs: Sequence[str] = ("sat", "abd", "ded")) -> list[Sample]:

@@ -63,6 +63,31 @@ def test_dropout_stays_off(base: Path, tmp_path: Path) -> None:
     assert logprobs.tolist() == pytest.approx([x for sample in samples for x in sample.old], abs=1e-4)
 
 
+def test_checkpointing_keeps_less_and_changes_nothing(base: Path, tmp_path: Path) -> None:
+    adapter = make_tiny_adapter(base, tmp_path / "sft", scale=0.05, lora_dropout=0.5)
+    samples = random_samples(8)
+    found = []
+    for checkpointing in (False, True):
+        policy = make_policy(base, adapter, checkpointing=checkpointing)
+        kept = 0
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            logprobs, _, _ = policy.forward(*pad(samples, CPU))
+        logprobs.sum().backward()  # type: ignore[no-untyped-call]
+        found.append((kept, logprobs.detach(), [p.grad for p in policy.trainable()]))
+    (all_kept, plain, gradients), (some_kept, anew, others) = found
+    assert some_kept < all_kept / 2
+    torch.testing.assert_close(anew, plain)
+    assert any(g.abs().sum() > 0 for g in gradients if g is not None)
+    for gradient, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(other, gradient)
+
+
 def test_old_logprobs_are_the_samplers_or_the_trainers(base: Path, sft: Path) -> None:
     """Values come with the trainer's pass, which the sampler's spare only where no value is needed."""
     made: dict[tuple[str, str], list[Sample]] = {}

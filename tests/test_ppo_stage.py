@@ -308,8 +308,10 @@ def test_out_of_memory_names_what_to_lower(
     text = str(raised.value)
     assert "1200 tokens: 1/4 of ppo.minibatch_tokens, now 4800" in text
     assert "no less than rollout.context, now 300" in text
-    need, fixed, half = (float(number) for number in re.findall(r"([\d.e+-]+) GB", text))
+    need, fixed, half, anew = (float(number) for number in re.findall(r"([\d.e+-]+) GB", text))
     assert 0 < fixed < half < need
+    assert fixed < anew < need
+    assert "ppo.gradient_checkpointing: true about" in text
     assert "ppo.minibatch_tokens 2400 needs" in text
     assert not (root / "models" / "ppo").exists()
 

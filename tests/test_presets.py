@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import LOADERS as DVC_READS
+from peft import LoraConfig, get_peft_model
 from ruamel.yaml import YAML
+from transformers import AutoModelForCausalLM, Qwen3Config
 
 from affine.__main__ import main
 from affine.cli.preset import Change, compare, names, override
 from affine.envs.env import env_class
+from affine.models.memory import estimate_rollout, estimate_training
 from affine.params import Params, load_params
 from affine.tasks import draw_tasks
+from affine.training.policy import PARTS
 from affine.types import ENVS, Split
 
 ROOT = Path(__file__).parents[1]
@@ -261,3 +267,34 @@ def test_full_size_is_qwen3_4b_by_lora_of_rank_64(repository: Path) -> None:
         assert (params.base.repo, params.base.revision) == ("kiwikiw/Affine-0004", REVISION)
         assert (lora.rank, lora.alpha, len(lora.target_modules)) == (64, 128, 7)
         assert (params.envs.prompts, params.sft.dtype, params.release.license) == ("full", "bfloat16", "apache-2.0")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("qwen3")])
+def test_a_preset_fits_the_card_it_names(repository: Path, name: str) -> None:
+    """By the estimates that errors give, for Qwen3-4B's shape: PPO, which holds a trainer and a worker at once, and SFT
+    leave a seventh of the card free."""
+    assert main(arguments(name)) == 0
+    params = load_params(repository / "params.yaml")
+    assert params.rollout.workers == 1
+    assert params.ppo.dtype == params.sft.dtype == "bfloat16"
+    head = (ROOT / "presets" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    card = max(int(number) for number in re.findall(r"(\d+) GB", head))
+    config = Qwen3Config(
+        vocab_size=151_936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=128, tie_word_embeddings=True, dtype="bfloat16",
+    )  # fmt: skip
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        weights = sum(weight.numel() * 2 for weight in base.parameters()) / 1e9
+        lora = params.sft.lora
+        adapted = get_peft_model(
+            base, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules))
+        )
+    assert weights == pytest.approx(8.04, abs=0.3)
+    tokens = max(params.ppo.minibatch_tokens // PARTS, params.rollout.context)
+    ppo = estimate_training(adapted, tokens, checkpointing=params.ppo.gradient_checkpointing).total_gb
+    config.save_pretrained(repository)  # a checkpoint's configuration, without the weights
+    cache = estimate_rollout(repository, params.rollout.slots, params.rollout.context).cache_gb
+    sft = estimate_training(adapted, params.sft.batch_tokens, checkpointing=params.sft.gradient_checkpointing).total_gb
+    assert ppo + weights + cache < card * 6 / 7
+    assert sft < card * 6 / 7

@@ -55,7 +55,8 @@ def read_adapter(folder: Path) -> AdapterWeights:
 
 
 class Folded:
-    """A model whose layers carry one adapter at a time; keeps the adapted layers' own weights."""
+    """A model whose layers carry one adapter at a time. The adapted layers' own weights are kept in the machine's
+    memory, not the device's: with all layers adapted they are as large as the model."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model
@@ -68,9 +69,9 @@ class Folded:
             _weight(self._model, layer).copy_(own)
         for layer, (a, b) in weights.pairs.items():
             weight = _weight(self._model, layer)
-            own = self._own.setdefault(layer, weight.detach().clone())
+            self._own.setdefault(layer, weight.detach().cpu().clone())
             delta = (b.to(weight.device, torch.float32) @ a.to(weight.device, torch.float32)) * weights.scale
-            weight.copy_(own + delta.to(weight.dtype))
+            weight.add_(delta.to(weight.dtype))
 
 
 def _weight(model: torch.nn.Module, layer: str) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from peft import PeftModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from affine.models.attention import PACKED_SDPA, suit_attention
 from affine.params import PpoParams
@@ -38,8 +39,18 @@ class ValueHead(torch.nn.Module):
 class Policy:
     """The model with adapters "default" (trained) and "reference" (the SFT's, frozen), and the value head."""
 
-    def __init__(self, model: PeftModel, temperature: float, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, model: PeftModel, temperature: float, dtype: torch.dtype = torch.float32, *, checkpointing: bool = False
+    ) -> None:
+        """With `checkpointing`, layers are computed anew in the backward pass instead of kept."""
         self.model = model
+        if checkpointing:
+            causal = model.get_base_model()
+            causal.activation_checkpointing_enable()
+            for layer in causal.modules():
+                # Layers ask whether they train; what is inside them must not, or dropout would be on.
+                if isinstance(layer, GradientCheckpointingLayer):
+                    layer.training = True
         self._dtype = dtype
         # What `auto` and `sdpa` come to; FlashAttention and eager stay as asked for.
         self._suit = model.config._attn_implementation == PACKED_SDPA

@@ -36,7 +36,7 @@ from affine.models.attention import choose_dtype
 from affine.models.chat import Renderer
 from affine.models.checkpoint import check_checkpoint
 from affine.models.lora import base_digest, base_files, load_adapter, load_base, save_adapter, trainable_parameters
-from affine.models.memory import estimate_training, keep_freed_memory, out_of_memory
+from affine.models.memory import TrainingMemory, estimate_training, keep_freed_memory, out_of_memory
 from affine.models.quiet import quiet_transformers
 from affine.params import Params, PpoParams
 from affine.rollout.episodes import tickets_of
@@ -234,7 +234,9 @@ class Trainer:
         model = load_base(base, attention=params.sft.attention, dtype=dtype, device=device)
         peft = load_adapter(model, sft, self.digest, trainable=True)
         peft.load_adapter(sft, adapter_name="reference", is_trainable=False)
-        self.policy = Policy(peft, self.settings.temperature, dtype)
+        self.policy = Policy(
+            peft, self.settings.temperature, dtype, checkpointing=self.settings.gradient_checkpointing
+        )
         config = peft.peft_config["default"]
         self.scale = config.lora_alpha / config.r
         self.optimizer = torch.optim.AdamW(
@@ -394,16 +396,22 @@ class Trainer:
     def memory_advice(self) -> str:
         """What to lower where memory ran out, with an estimate of what it takes."""
         minibatch, context = self.settings.minibatch_tokens, self.params.rollout.context
-        # A part holds at least one episode, however small the minibatch.
-        tokens = max(minibatch // PARTS, context)
-        need = estimate_training(self.policy.model, tokens, checkpointing=False)
-        half = estimate_training(self.policy.model, max(minibatch // 2 // PARTS, context), checkpointing=False)
-        return (
-            f"out of memory; about {need.total_gb:.2g} GB are needed ({need.fixed_gb:.2g} GB of weights and optimizer,"
-            f" the rest for {tokens} tokens: 1/{PARTS} of ppo.minibatch_tokens, now {minibatch}, but no less than"
-            f" rollout.context, now {context}). ppo.minibatch_tokens {minibatch // 2} needs about"
-            f" {half.total_gb:.2g} GB"
+        checkpointing = self.settings.gradient_checkpointing
+
+        def need(tokens: int, *, checkpointing: bool) -> TrainingMemory:
+            # A part holds at least one episode, however small the minibatch.
+            return estimate_training(self.policy.model, max(tokens // PARTS, context), checkpointing=checkpointing)
+
+        now = need(minibatch, checkpointing=checkpointing)
+        advice = (
+            f"out of memory; about {now.total_gb:.2g} GB are needed ({now.fixed_gb:.2g} GB of weights and optimizer,"
+            f" the rest for {max(minibatch // PARTS, context)} tokens: 1/{PARTS} of ppo.minibatch_tokens, now"
+            f" {minibatch}, but no less than rollout.context, now {context}). ppo.minibatch_tokens {minibatch // 2} needs"
+            f" about {need(minibatch // 2, checkpointing=checkpointing).total_gb:.2g} GB"
         )
+        if not checkpointing:
+            advice += f", ppo.gradient_checkpointing: true about {need(minibatch, checkpointing=True).total_gb:.2g} GB"
+        return advice
 
 
 def train_ppo(params: Params, root: Path, *, console: Console | None = None) -> None:
