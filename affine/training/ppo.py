@@ -234,9 +234,7 @@ class Trainer:
         model = load_base(base, attention=params.sft.attention, dtype=dtype, device=device)
         peft = load_adapter(model, sft, self.digest, trainable=True)
         peft.load_adapter(sft, adapter_name="reference", is_trainable=False)
-        self.policy = Policy(
-            peft, self.settings.temperature, dtype, checkpointing=self.settings.gradient_checkpointing
-        )
+        self.policy = Policy(peft, self.settings.temperature, dtype, checkpointing=self.settings.gradient_checkpointing)
         config = peft.peft_config["default"]
         self.scale = config.lora_alpha / config.r
         self.optimizer = torch.optim.AdamW(
@@ -406,8 +404,8 @@ class Trainer:
         advice = (
             f"out of memory; about {now.total_gb:.2g} GB are needed ({now.fixed_gb:.2g} GB of weights and optimizer,"
             f" the rest for {max(minibatch // PARTS, context)} tokens: 1/{PARTS} of ppo.minibatch_tokens, now"
-            f" {minibatch}, but no less than rollout.context, now {context}). ppo.minibatch_tokens {minibatch // 2} needs"
-            f" about {need(minibatch // 2, checkpointing=checkpointing).total_gb:.2g} GB"
+            f" {minibatch}, but no less than rollout.context, now {context}). ppo.minibatch_tokens {minibatch // 2}"
+            f" needs about {need(minibatch // 2, checkpointing=checkpointing).total_gb:.2g} GB"
         )
         if not checkpointing:
             advice += f", ppo.gradient_checkpointing: true about {need(minibatch, checkpointing=True).total_gb:.2g} GB"
