@@ -59,9 +59,9 @@ SHAPES = {
 }
 
 
-def build(shape: Shape, device: torch.device, dtype: torch.dtype, attention: str) -> Qwen3ForCausalLM:
-    """The model with random weights, frozen."""
-    config = Qwen3Config(
+def config_of(shape: Shape) -> Qwen3Config:
+    """The configuration of such a model."""
+    return Qwen3Config(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
@@ -72,6 +72,11 @@ def build(shape: Shape, device: torch.device, dtype: torch.dtype, attention: str
         max_position_embeddings=40_960,
         tie_word_embeddings=True,
     )
+
+
+def build(shape: Shape, device: torch.device, dtype: torch.dtype, attention: str) -> Qwen3ForCausalLM:
+    """The model with random weights, frozen."""
+    config = config_of(shape)
     torch.manual_seed(0)
     with device:
         model = Qwen3ForCausalLM._from_config(config, dtype=dtype, attn_implementation=attention)

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from pareto_episodes import write_evaluations
+from safetensors.torch import load_file
 from tiny import make_tiny_base
 from transformers import AutoTokenizer
 
@@ -150,6 +152,27 @@ def test_ppo_benchmark_has_the_smoke_presets_sizes(tmp_path: Path, monkeypatch: 
     spent = summary({"generate": 3.0, "environment": 1.0, "annotate": 2.0, "update": 4.0}, 2)
     assert spent["iteration_s"] == 5
     assert spent["share"] == {"generate": 0.3, "environment": 0.1, "annotate": 0.2, "update": 0.4}
+
+
+def test_merge_benchmark_merges_what_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from bench_merge import measure
+    from bench_shape import SHAPES, build
+
+    took = measure(SHAPES["nano"], 4, tmp_path)
+    model = build(SHAPES["nano"], torch.device("cpu"), torch.bfloat16, "sdpa")
+    expected = {name: weight.shape for name, weight in model.named_parameters()}
+    assert took["base_gb"] == pytest.approx(2e-9 * sum(size.numel() for size in expected.values()), rel=0.01)
+    assert 0 < took["peak_before_gb"] <= took["peak_gb"]
+    base, out, adapter = (
+        {k: v for file in sorted((tmp_path / folder).glob("*.safetensors")) for k, v in load_file(file).items()}
+        for folder in ("base", "out", "adapter")
+    )
+    assert {name: tensor.shape for name, tensor in out.items()} == expected
+    layer = "model.layers.1.mlp.up_proj"
+    a, b = (adapter[f"base_model.model.{layer}.lora_{part}.weight"] for part in "AB")
+    wanted = base[f"{layer}.weight"].float() + 2 * b @ a
+    torch.testing.assert_close(out[f"{layer}.weight"], wanted.bfloat16())
 
 
 def test_training_benchmarks_are_in_the_guides(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from affine.errors import AffineError
 
 ANYWHERE = ("envs", "rollout", "grpo", "sft", "ppo", "verdict", "graph")
-BENCHMARKS = (*ANYWHERE, "shape")
-"""`shape` wants a GPU, so it runs only when it is asked for."""
+BENCHMARKS = (*ANYWHERE, "merge", "shape")
+"""`merge` wants 16 GB of disk and `shape` a GPU, so they run only when they are asked for."""
 
 
 class BenchError(AffineError):
@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> int:
         description="Measure speed on this machine, beside references, and write benchmarks/results/NAME.json.",
         epilog="Options after the name go to the benchmark: python -m affine bench envs --help",
     )
-    parser.add_argument("name", nargs="?", choices=BENCHMARKS, help="one benchmark (default: all but shape)")
+    parser.add_argument("name", nargs="?", choices=BENCHMARKS, help="one benchmark (default: all but merge and shape)")
     chosen, options = parser.parse_known_args(arguments)
     for name in (chosen.name,) if chosen.name else ANYWHERE:
         script = Path("benchmarks") / f"bench_{name}.py"

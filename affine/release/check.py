@@ -20,8 +20,9 @@ from affine.models.quiet import quiet_transformers
 from affine.types import Message
 
 TOLERANCE = {"F32": 1e-4, "F16": 2e-2, "BF16": 5e-2}
-"""How far merged logits may lie from base + adapter, as a share of their norm, by the weights' dtype: what
-rounding each merged weight once to that dtype explains, with room to spare."""
+"""How far merged logits may lie from base + adapter, as a share of their norm, by the weights' dtype: several times
+what rounding each merged weight once did to the nano model with a PPO adapter (1e-6, 2e-3, 1.3e-2). A wrong
+scale or a lost layer is off by tenths."""
 
 PROBES = (
     (Message("user", "Goal: get to the red ball. You see a wall 2 steps forward. Answer with Action: ..."),),
