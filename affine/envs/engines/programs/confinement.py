@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import platform
 import resource
@@ -29,7 +30,7 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     **{"read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67)},
     **{"pwrite64": (18, 68), "preadv": (295, 69), "pwritev": (296, 70), "lseek": (8, 62), "close": (3, 57)},
     **{"close_range": (436, 436), "fstat": (5, 80), "ftruncate": (77, 46), "fsync": (74, 82)},
-    **{"fdatasync": (75, 83), "fcntl": (72, 25), "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24)},
+    **{"fdatasync": (75, 83), "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24)},
     **{"pipe": (22, None), "pipe2": (293, 59), "poll": (7, None), "ppoll": (271, 73), "select": (23, None)},
     **{"pselect6": (270, 72), "epoll_create": (213, None), "epoll_create1": (291, 20), "epoll_ctl": (233, 21)},
     **{"epoll_wait": (232, None), "epoll_pwait": (281, 22), "eventfd2": (290, 19), "mmap": (9, 222)},
@@ -60,12 +61,15 @@ _FILES: dict[str, tuple[int | None, int | None]] = {
 }
 _OPEN, _OPENAT, _NEWFSTATAT = (2, None), (257, 56), (262, 79)
 _CLONE, _CLONE3, _OPENAT2 = (56, 220), (435, 435), (437, 437)
-_KILL, _TGKILL, _IOCTL, _PRLIMIT64 = (62, 129), (234, 131), (16, 29), (302, 261)
+_KILL, _TGKILL, _IOCTL, _PRLIMIT64, _FCNTL = (62, 129), (234, 131), (16, 29), (302, 261), (72, 25)
 
 _LOAD, _JUMP_EQ, _JUMP_GE, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # classic BPF opcodes
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _ANY_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0x400000  # __O_TMPFILE
 _OWN_PID = 0x7FABCDEF  # stands for the confined process in a filter; larger than any real pid
+_HARMLESS_FCNTL = (fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL)
+"""F_SETFL is allowed too, without O_ASYNC. With that and F_SETOWN and F_SETSIG a pipe sends any signal to any process
+of the same user; only Landlock since ABI 6 would stop it."""
 _CLONE_THREAD, _AT_EMPTY_PATH, _TCGETS, _FIONREAD = 0x10000, 0x1000, 0x5401, 0x541B
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 22, 36, 38
 _SECCOMP_MODE_FILTER = 2
@@ -188,7 +192,8 @@ def seccomp_filter(files: bool) -> bytes:
     """A classic BPF program (an array of struct sock_filter) for `seccomp_install`.
 
     Whatever is not listed fails with EPERM (numbers newer than the table with ENOSYS, so that the C
-    library falls back). Threads are allowed, processes are not; signals may go to the process itself only. With
+    library falls back). Threads are allowed, processes are not; signals may go to the process itself only, also
+    those that a file would send (`fcntl`). With
     `files` paths may be opened for reading; without, no path can be opened. Raises OSError where the
     machine's system calls are not known.
     """
@@ -231,6 +236,10 @@ def seccomp_filter(files: bool) -> bytes:
         on(call, *argument(0, _JUMP_EQ, _OWN_PID, _ALLOW, denied))
     load, test, yes, no = argument(1, _JUMP_EQ, _FIONREAD, _ALLOW, no_access)
     on(_IOCTL, load, (_JUMP_EQ, 1, 0, _TCGETS), test, yes, no)
+    command, flags = 16 + 8 * 1, 16 + 8 * 2
+    harmless = [part for number in _HARMLESS_FCNTL for part in ((_JUMP_EQ, 0, 1, number), (_RETURN, 0, 0, _ALLOW))]
+    set_flags = ((_JUMP_EQ, 0, 3, fcntl.F_SETFL), (_LOAD, 0, 0, flags), (_JUMP_SET, 1, 0, os.O_ASYNC))
+    on(_FCNTL, (_LOAD, 0, 0, command), *harmless, *set_flags, (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, denied))
     on(_PRLIMIT64, *argument(0, _JUMP_EQ, 0, _ALLOW, denied))
     newest = max(call[column] or 0 for call in _ALLOWED.values())
     out += [(_JUMP_GE, 0, 1, newest), (_RETURN, 0, 0, absent), (_RETURN, 0, 0, denied)]

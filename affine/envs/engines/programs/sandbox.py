@@ -77,12 +77,15 @@ ATTACKS: Mapping[str, str] = {
     "fork": "import os\nif os.fork() == 0: os._exit(0)",
     "exec": "import os\nos.execv('/bin/sh', ['sh', '-c', 'echo breach'])",
     "signal the server": "import os\nos.kill(os.getppid(), 0)",
+    "signal by a pipe": "import fcntl, os\nfcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())",
     "ptrace": "import ctypes\nassert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0",
     "/proc": "print(open('/proc/1/status').read())",
     "memory bomb": "x = bytearray(4 * 2**30)",
 }
 """Programs that print "breach" unless they are stopped; `{secret}` is a file anybody may read."""
-_CONTAINED = {"bubblewrap": ("socket", "udp", "fork", "exec", "signal the server", "ptrace", "/proc")}
+_CONTAINED = {
+    "bubblewrap": ("socket", "udp", "fork", "exec", "signal the server", "signal by a pipe", "ptrace", "/proc")
+}
 """Attacks that a level lets happen inside its own namespaces, where they reach nothing."""
 
 
