@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -143,6 +144,33 @@ def test_any_reply_gets_an_observation(envs: dict[str, Env], data: st.DataObject
             assert result.done
     if mode == "upstream":
         env.close()
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_braces_in_a_users_prompt_are_text(name: str, tmp_path: Path) -> None:
+    wording = 'Answer as JSON {"x1": true}. {} {0} {nothing} {{x}} {__class__} {task.id} { go }'
+    for acknowledgement in ("", "Yes, {so}."):
+        path = tmp_path / "prompts.yaml"
+        path.write_text(json.dumps({name: {"instruction": wording, "acknowledgement": acknowledgement}}))
+        with closing(make(name, EnvSettings(prompts=str(path)))) as env:
+            opening = env.reset(some_tasks(env, count=1)[0])
+        assert opening[0].content.startswith(wording)
+        assert [message.content for message in opening[1:2]] == ([acknowledgement] if acknowledgement else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "wording", "filled"),
+    [
+        ("sat", "{variables} of {formula}; {x}", r"\d+ of \(.*\); \{x\}"),
+        ("sciworld", "{go}, {teleport}; {x}", r"teleport to, teleport to LOC: .*\n; \{x\}"),
+        ("alfworld", "{actions}, {further}; {x}", r"go to R, .*, close R, .*; \{x\}"),
+    ],
+)
+def test_documented_fields_of_a_prompt_are_filled(name: str, wording: str, filled: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.yaml"
+    path.write_text(json.dumps({name: {"instruction": wording}}))
+    with closing(make(name, EnvSettings(prompts=str(path)))) as env:
+        assert re.match(filled, env.reset(some_tasks(env, count=1)[0])[0].content)
 
 
 @pytest.mark.parametrize("name", ENVS)

@@ -147,7 +147,8 @@ class AlfWorld(Env):
     Observation
         First the room's receptacles and the task, at levels 3 and up with all available actions; then what the
         last action led to (what lies on or in the receptacle, whether it is closed). Levels 0 to 2 shorten the
-        engine's sentences (`_BRIEF`). "Nothing happens." answers whatever is not possible.
+        engine's sentences (`_BRIEF`). "Nothing happens." answers whatever is not possible. A prompt may use the fields
+        {actions} (those that the level's task types need) and {further} (the others).
 
     Actions
         The text after the last "Action:". go to R, open R, close R, take O from R, put O in/on R, use O,

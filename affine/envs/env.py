@@ -20,6 +20,7 @@ import hashlib
 import importlib
 import importlib.util
 import random
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -80,7 +81,8 @@ class Prompt:
 
     With an `acknowledgement` the opening is user (instruction), assistant (acknowledgement), user
     (first observation), as AgentGym has it; without one it is a single user message, the instruction
-    followed by the observation. `{name}` fields are the environment's own and documented there.
+    followed by the observation. `{name}` fields are the environment's own and documented there; all other braces
+    are text.
     """
 
     instruction: str
@@ -212,8 +214,8 @@ class Env(ABC):
         """End engines and free what they hold. Safe to call twice."""
 
     def opening(self, observation: str, **fields: object) -> list[Message]:
-        """The first messages, from the prompt's wording (`fields` fill its `{name}` places)."""
-        instruction = self.prompt.instruction.format(**fields) if fields else self.prompt.instruction
+        """The first messages, from the prompt's wording: `fields` fill its `{name}` places, other braces are text."""
+        instruction = re.sub(r"\{(\w+)\}", lambda place: str(fields.get(place[1], place[0])), self.prompt.instruction)
         if self.prompt.acknowledgement:
             return [
                 Message("user", instruction),

@@ -7,7 +7,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from affine.envs.engines.sciworld import engine as sciworld_engine
 from affine.envs.engines.sciworld.engine import EngineDied, Outcome, Simulator
@@ -128,7 +128,8 @@ class SciWorld(Env):
     Observation
         Full: the engine's own text; first the task's description and a look around. Brief: the task in one short
         sentence, the first 12 words of the engine's answer, and after each move to another place the names of the
-        movable things in view (furniture, substances and the contents of closed things are left out).
+        movable things in view (furniture, substances and the contents of closed things are left out). A prompt may use
+        the fields {teleport} (a line about teleporting, where it exists) and {go} ("teleport to" there, else "go to").
     Actions
         The text after the last "Action:", in the engine's grammar. `teleport to` exists where the level plays with
         the engine's simplifications ("easy": all of them). At most 200 characters count.
@@ -243,7 +244,9 @@ class SciWorld(Env):
         self.outcome = start
         self.description = brief_task(start.observation) if self.brief else start.observation
         first = f"You are in: {place(start.look)}. {brief_look(start.look)}" if self.brief else start.look
-        return self.opening(f"{self.description}\n{first}".rstrip(), **self._wording(settings))
+        easy = settings["simplifications"]
+        wording = {"teleport": _TELEPORT if easy else "", "go": "teleport to" if easy else "go to"}
+        return self.opening(f"{self.description}\n{first}".rstrip(), **wording)
 
     def step(self, reply: str) -> StepResult:
         if self._over:
@@ -293,12 +296,6 @@ class SciWorld(Env):
         path = simulator.gold_path(*self._game)
         simulator.owner = None
         return path
-
-    def _wording(self, settings: Mapping[str, Any]) -> dict[str, str]:
-        if not any(field in self.prompt.instruction for field in ("{teleport}", "{go}")):
-            return {}
-        easy = settings["simplifications"]
-        return {"teleport": _TELEPORT if easy else "", "go": "teleport to" if easy else "go to"}
 
     def _shown(self, before: Outcome) -> str:
         if not self.brief:
