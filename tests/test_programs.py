@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,9 +17,12 @@ from hypothesis import strategies as st
 
 from affine.envs.engines.programs.generator import Program, draw_case, evaluate, generate, guess, hit_rate
 from affine.envs.engines.programs.operations import OPERATIONS
-from affine.envs.engines.programs.program_env import SCALES
+from affine.envs.engines.programs.program_env import ROWS_LEVEL, SCALES
 from affine.envs.engines.programs.sandbox import TRAINING, shared
 from affine.envs.engines.programs.statements import STATEMENTS, WORDS
+from affine.envs.env import make
+from affine.tasks import draw_tasks
+from affine.types import Split
 
 
 def programs(level: int, count: int) -> list[Program]:
@@ -206,3 +212,31 @@ def test_same_programs_under_any_hash_seed() -> None:
     ]
     assert outputs[0] == outputs[1]
     assert len(outputs[0].splitlines()) == 20 * len(SCALES)
+
+
+def test_a_row_has_one_group_in_both_environments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else a program shown by ABD in training could be the hidden answer of a test task of DED."""
+    case = {"type": "stdin_stdout", "input": "1", "output": "1"}
+    pairs = [(f"print({number})", f"Print {number}.") for number in range(40)]
+    pairs += [(pairs[0][0], "Print nought."), ("print(int())", "Print nought."), ("print(-0)", pairs[7][1])]
+    rows = [
+        {"program": program, "inputs": "1", "prompt": prompt, "test_cases": [case | {"output": str(number)}]}
+        for number, (program, prompt) in enumerate(pairs)
+    ]
+    groups = []
+    for order in (rows, rows[::-1]):
+        path = tmp_path / f"{len(groups)}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in order), encoding="utf-8")
+        monkeypatch.setenv("AFFINE_RL_PYTHON", str(path))
+        with closing(make("abd")) as abd, closing(make("ded")) as ded:
+            contents = [(abd.content(ROWS_LEVEL, k, 0), ded.content(ROWS_LEVEL, k, 0)) for k in range(len(rows))]
+            splits = [draw_tasks(env, ROWS_LEVEL, 0, {Split.TRAIN: 20, Split.TEST: 3}) for env in (abd, ded)]
+        assert all(one and other and one.group == other.group for one, other in contents)
+        groups.append([one.group for one, _ in contents if one])
+        split_of = {task.id: task.split for task in splits[0]}
+        assert all(split_of.get(task.id, task.split) == task.split for task in splits[1])
+        assert {task.id for task in splits[0]} & {task.id for task in splits[1]}
+    assert groups[1] == groups[0][::-1]
+    assert groups[0][0] == groups[0][40] == groups[0][41]  # the same program; the same specification
+    assert groups[0][7] == groups[0][42]
+    assert len(set(groups[0])) == 40

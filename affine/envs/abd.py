@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from affine.envs.engines.programs.generator import Program, draw_case
 from affine.envs.engines.programs.program_env import ROWS_LEVEL, ProgramEnv, execute, execute_own, tagged
+from affine.envs.engines.programs.rows import row_group
 from affine.envs.env import Content, EnvError, Prompt, Style, digest, task_rng
 from affine.types import Message, Task
 
@@ -69,12 +70,12 @@ class Abd(ProgramEnv):
     problem: Problem
 
     def content(self, level: int, id: int, seed: int) -> Content | None:
-        """Hashes of program and input, and of the program's structure."""
+        """Hashes of program and input, and of the program's structure (`row_group` for rows)."""
         if level == ROWS_LEVEL:
             row = self.row(id)
             if row is None or not row.program or not row.inputs:
                 return None
-            return Content(digest("abd", row.program, row.inputs), digest("program", row.program))
+            return Content(digest("abd", row.program, row.inputs), row_group(id))
         problem = self._generated_problem(level, id, seed)
         if problem is None or problem.program is None:
             return None

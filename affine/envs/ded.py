@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from affine.envs.engines.programs.generator import Program, draw_case
 from affine.envs.engines.programs.program_env import ROWS_LEVEL, ProgramEnv, execute, execute_own
-from affine.envs.engines.programs.rows import Case
+from affine.envs.engines.programs.rows import Case, row_group
 from affine.envs.env import Content, EnvError, Prompt, Style, digest, task_rng
 from affine.types import Message, Task
 
@@ -70,11 +70,11 @@ class Ded(ProgramEnv):
     problem: Problem
 
     def content(self, level: int, id: int, seed: int) -> Content | None:
-        """Hashes of specification and tests, and of the program's structure."""
+        """Hashes of specification and tests, and of the program's structure (`row_group` for rows)."""
         problem = self._problem(level, id, seed)
         if problem is None:
             return None
-        group = digest("program", problem.text) if problem.program is None else problem.program.group
+        group = row_group(id) if problem.program is None else problem.program.group
         return Content(digest("ded", problem.text, *problem.cases), group)
 
     def reset(self, task: Task) -> list[Message]:

@@ -11,12 +11,12 @@ import ast
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from affine.envs.env import EnvError
+from affine.envs.env import EnvError, digest
 
 PATH_VARIABLE = "AFFINE_RL_PYTHON"
 
@@ -68,17 +68,50 @@ def load_rows(path: Path) -> tuple[Row, ...]:
 
 def user_rows() -> tuple[Row, ...]:
     """The rows of the file that the environment variable names. Raises EnvError where there is none."""
+    return _cached(*_file())[0]
+
+
+def row_group(number: int) -> str:
+    """What row `number` of that file may not share between splits, in ABD and in DED: the hash of its program and its
+    specification, with those of all rows that have either in common, directly or over other rows."""
+    return _cached(*_file())[1][number]
+
+
+def _file() -> tuple[str, int]:
+    """The path of the user's file and when it changed."""
     path = os.environ.get(PATH_VARIABLE)
     if not path:
         raise EnvError(
             f"abd, ded: the upstream level needs the rl-python rows; set {PATH_VARIABLE} to their JSON-lines file"
         )
-    return _cached(path, Path(path).stat().st_mtime_ns if Path(path).is_file() else 0)
+    return path, Path(path).stat().st_mtime_ns if Path(path).is_file() else 0
 
 
 @functools.lru_cache(maxsize=2)
-def _cached(path: str, _changed: int) -> tuple[Row, ...]:
-    return load_rows(Path(path))
+def _cached(path: str, _changed: int) -> tuple[tuple[Row, ...], tuple[str, ...]]:
+    rows = load_rows(Path(path))
+    return rows, _groups(rows)
+
+
+def _groups(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Each row's group; the rows' order does not matter."""
+    leader: dict[str, str] = {}
+
+    def lead(text: str) -> str:
+        while leader.setdefault(text, text) != text:
+            leader[text] = text = leader[leader[text]]
+        return text
+
+    texts = [
+        [digest(kind, text) for kind, text in (("program", row.program), ("prompt", row.prompt)) if text]
+        or [digest("neither", number)]
+        for number, row in enumerate(rows)
+    ]
+    for first, *others in texts:
+        for other in others:
+            small, large = sorted((lead(first), lead(other)))
+            leader[large] = small
+    return tuple(lead(first) for first, *_ in texts)
 
 
 def _row(data: Mapping[str, Any]) -> Row:
