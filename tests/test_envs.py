@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from test_tasks import params
 
 from affine.collect.play import WRITINGS, play, write
-from affine.envs.env import Env, EnvError, EnvSettings, Move, make
+from affine.envs.env import Env, EnvError, EnvSettings, Mode, Move, make
 from affine.tasks import draw_range, draw_tasks, load_tasks, make_tasks, split_of_group
 from affine.types import ENVS, Split, Task, Turn, to_json
 
@@ -144,6 +145,25 @@ def test_any_reply_gets_an_observation(envs: dict[str, Env], data: st.DataObject
             assert result.done
     if mode == "upstream":
         env.close()
+
+
+@pytest.mark.parametrize("name", ENVS)
+@pytest.mark.parametrize("mode", ["fixed", "upstream"])
+def test_nothing_counts_after_the_end(name: str, mode: Mode) -> None:
+    ended: set[bool] = set()
+    with closing(make(name, EnvSettings(mode))) as env:
+        for task, noise in itertools.product(some_tasks(env), (0.0, 0.999)):
+            trajectory = play(env, task, random.Random(0), noise=noise)
+            if trajectory.turns[-1].observation:
+                continue  # the turns were used up; the environment would play on
+            ended.add(trajectory.solved)
+            replies = [turn.text for turn in trajectory.turns]  # what was possible in the episode
+            last = env.step("Action: look")
+            assert (last.done, last.valid) == (True, False)
+            for reply in (*replies, *replies[::-1], *FOREIGN, *(f"Action: {action}" for action in FOREIGN), ""):
+                assert env.step(reply) == last
+                assert (env.score(), env.solved()) == (trajectory.score, trajectory.solved)
+    assert True in ended
 
 
 @pytest.mark.parametrize("name", ENVS)

@@ -258,6 +258,8 @@ class AlfWorld(Env):
         return f"AVAILABLE ACTIONS: {','.join(sorted(self.play.actions()))}"
 
     def step(self, reply: str) -> StepResult:
+        if self.play.won:
+            return StepResult("The task is done.", 1.0, True, False)
         settings, rules = self.levels[self.task.level].settings, RULES[self.settings.mode]
         command = self._command(last_action(reply) or "", rules)
         valid = command in self.play.actions()
