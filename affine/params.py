@@ -91,8 +91,8 @@ class Collection(Section):
 class CollectParams(Section):
     """Stage `collect`. `source` policy plays the checkpoint in the folder `policy`, whose hash is `policy_digest`, at
     `temperature`, instead of experts (rejection sampling). For experts `noise` is the share of turns played without
-    insight before the expert recovers, `recovery` the share of episodes that have such turns, `time_limit` seconds per
-    task. `style` is how replies are written (`affine.collect.play.Writing`); mixed draws one for each episode."""
+    insight before the expert recovers, `recovery` the share of episodes that have such turns, `time_limit` CPU seconds
+    per task. `style` is how replies are written (`affine.collect.play.Writing`); mixed draws one for each episode."""
 
     source: Literal["expert", "policy"] = "expert"
     policy: str = ""

@@ -17,7 +17,7 @@ from affine.cli.experts import run
 from affine.collect.collect import Attempts
 from affine.collect.play import play
 from affine.envs.engines.programs import sandbox
-from affine.envs.engines.programs.program_env import execute_own
+from affine.envs.engines.programs.program_env import execute_once
 from affine.envs.env import EnvError, make
 from affine.tasks import draw_tasks
 from affine.types import Split, Task, Trajectory
@@ -54,7 +54,7 @@ def nothing_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     """A folder in which no sandbox is safe."""
     monkeypatch.setitem(sandbox.Sandbox.__init__.__kwdefaults__, "levels", ())
     monkeypatch.setattr(sandbox, "_shared", {})
-    execute_own.cache_clear()
+    execute_once.cache_clear()
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     sandbox.shared(True).close()

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,7 @@ def test_a_task_out_of_time_is_counted_and_the_engine_renewed(
     monkeypatch.setattr(TextCraft, "reset", hang)
     monkeypatch.setattr(TextCraft, "close", count)
     monkeypatch.setattr(module, "trajectories", InProcess())
+    monkeypatch.setattr(module, "HANG", 1.0)
     root = prepare(tmp_path, "textcraft", tasks)
     collect(params("textcraft", 10, time_limit=0.3, recovery=0.0), "textcraft", root)
     summary = json.loads((root / "metrics" / "collect" / "textcraft.json").read_text(encoding="utf-8"))
@@ -215,6 +217,30 @@ def test_a_task_out_of_time_is_counted_and_the_engine_renewed(
     assert slow not in {trajectory.task.id for trajectory in kept(root, "textcraft")}
     assert len({id(env) for env in closed}) == len(closed) == 2  # the late one, and one asked for its engine
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_busy_machine_takes_no_ones_time(tasks: list[Task], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting is not counted, computing is: the limit does not depend on what else runs."""
+    player = module.Demonstrator(replace(HOW, time_limit=0.2, recovery=0.0))
+    reset = TextCraft.reset
+
+    def waiting(self: TextCraft, task: Task) -> object:
+        time.sleep(0.5)
+        return reset(self, task)
+
+    def computing(self: TextCraft, task: Task) -> object:
+        while True:
+            pass
+
+    monkeypatch.setattr(TextCraft, "reset", waiting)
+    trajectory = player.play(Attempt(tasks[0], 0))
+    assert trajectory
+    assert trajectory.solved
+    monkeypatch.setattr(TextCraft, "reset", computing)
+    started = time.process_time()
+    assert player.play(Attempt(tasks[0], 0)) is None
+    assert 0.1 < time.process_time() - started < 1.0
+    assert signal.getitimer(signal.ITIMER_PROF) == signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_too_few_solved_name_what_to_change(tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

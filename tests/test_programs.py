@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from affine.envs.engines.programs import program_env
 from affine.envs.engines.programs.generator import Program, draw_case, evaluate, generate, guess, hit_rate
 from affine.envs.engines.programs.operations import OPERATIONS
 from affine.envs.engines.programs.program_env import ROWS_LEVEL, SCALES
-from affine.envs.engines.programs.sandbox import TRAINING, shared
+from affine.envs.engines.programs.sandbox import TRAINING, RunResult, shared
 from affine.envs.engines.programs.statements import STATEMENTS, WORDS
 from affine.envs.env import make
 from affine.tasks import draw_tasks
@@ -240,3 +241,12 @@ def test_a_row_has_one_group_in_both_environments(monkeypatch: pytest.MonkeyPatc
     assert groups[0][0] == groups[0][40] == groups[0][41]  # the same program; the same specification
     assert groups[0][7] == groups[0][42]
     assert len(set(groups[0])) == 40
+
+
+def test_a_run_that_was_too_long_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [RunResult("", "", -9, True, 4.0, 0.1), RunResult("1\n", "", 0, False, 0.1, 0.1)]
+    monkeypatch.setattr(program_env, "execute", lambda *what: results.pop(0))
+    played = [program_env.execute_own("print(1)  # once", "", TRAINING, False) for _ in range(3)]
+    assert [result.timed_out for result in played] == [True, False, False]
+    assert played[1] is played[2]
+    program_env.execute_once.cache_clear()

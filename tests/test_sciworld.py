@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from affine.collect import collect
 from affine.collect.collect import Attempt, Attempts, Demonstrator
 from affine.collect.play import play
 from affine.envs import sciworld
@@ -330,6 +331,7 @@ def test_a_java_that_hangs_while_collecting_costs_its_task_only(monkeypatch: pyt
     old = sciworld_engine.java()
     sciworld.forget()
     os.kill(old.pid, signal.SIGSTOP)
+    monkeypatch.setattr(collect, "HANG", 1.0)
     player._how = replace(player._how, time_limit=0.5)
     assert player.play(Attempt(task(1), 0)) is None
     assert _gone(old.pid)

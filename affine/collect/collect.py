@@ -3,6 +3,13 @@
 Episodes are independent, so a few processes play them; the order of the results, not of the processes,
 decides what is kept, so that the bytes do not depend on timing. Only what the environment itself scored as
 solved becomes a demonstration; the rest is kept apart and counted.
+
+One thing can depend on the machine: a task that runs out of time is left out, and another takes its place. The limit is
+CPU time of the expert's process, so that a busy machine leaves out what an idle one does, and only a slower one perhaps
+more; just a hang, such as an engine in another process that does not answer, is measured by the clock. Where
+`metrics/collect/<name>.json` has no `not_kept.out_of_time`, as in the default run, the limit had no part in what was
+kept. ABD's and DED's programs have limits of their own, of CPU time and by the clock (`program_env.LIMITS`); experts'
+take a few milliseconds, and one that was stopped counts as failed.
 """
 
 from __future__ import annotations
@@ -39,13 +46,16 @@ PASSES = 4
 BATCH = 8
 """Attempts that a process is given at once."""
 
+HANG = 10.0
+"""How many times its limit of CPU time a task may take by the clock: much more than on any busy machine."""
+
 
 class CollectError(AffineError):
     """Too few demonstrations; names the environment and what to change."""
 
 
 class OutOfTime(BaseException):
-    """A task took longer than the limit: an outcome, counted and not an error of the stage. No Exception, so
+    """A task took longer than its limit: an outcome, counted and not an error of the stage. No Exception, so
     that no engine's client takes it for a fault of its own and tries again."""
 
 
@@ -80,16 +90,22 @@ def _cores() -> int:
 
 @contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime after so many seconds of this process's CPU time, or HANG times as many by the clock."""
+
     def ring(signum: int, frame: FrameType | None) -> None:
         raise OutOfTime
 
-    previous = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timers = {signal.SIGPROF: (signal.ITIMER_PROF, seconds), signal.SIGALRM: (signal.ITIMER_REAL, HANG * seconds)}
+    previous = {number: signal.signal(number, ring) for number in timers}
+    for timer, limit in timers.values():
+        signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        for timer, _ in timers.values():
+            signal.setitimer(timer, 0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class Demonstrator:

@@ -58,10 +58,28 @@ def _needs_caller(source: str) -> bool:
     return bool(re.search(r"^def solve\b", source, re.MULTILINE)) and "__main__" not in source
 
 
-@functools.lru_cache(maxsize=8192)
 def execute_own(source: str, stdin: str, limits: Limits, unsafe: bool) -> RunResult:
-    """`execute` for generated programs, which always do the same and so are run once per input."""
-    return execute(source, stdin, limits, unsafe)
+    """`execute` for generated programs, which always do the same and so are run once per input; again where a run was
+    too long, because that can be the machine's doing."""
+    try:
+        return execute_once(source, stdin, limits, unsafe)
+    except _TooLong as late:
+        return late.result
+
+
+class _TooLong(Exception):  # noqa: N818 - keeps a result out of the cache
+    def __init__(self, result: RunResult) -> None:
+        super().__init__()
+        self.result = result
+
+
+@functools.lru_cache(maxsize=8192)
+def execute_once(source: str, stdin: str, limits: Limits, unsafe: bool) -> RunResult:
+    """`execute`, remembered. Raises _TooLong."""
+    result = execute(source, stdin, limits, unsafe)
+    if result.timed_out:
+        raise _TooLong(result)
+    return result
 
 
 def tagged(text: str, name: str) -> Iterator[tuple[int, int, int, int]]:
