@@ -194,7 +194,7 @@ def test_documented_fields_of_a_prompt_are_filled(name: str, wording: str, fille
 
 
 @pytest.mark.parametrize("name", ENVS)
-def test_no_level_shares_a_group_between_splits(envs: dict[str, Env], name: str) -> None:
+def test_content_repeats_and_official_splits_keep_groups_together(envs: dict[str, Env], name: str) -> None:
     env = envs[name]
     for level, about in env.levels.items():
         if (
