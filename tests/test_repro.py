@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 from dvc.cli import main as dvc_main
@@ -46,21 +48,18 @@ def test_the_graph_is_dvcs(tmp_path: Path) -> None:
         graph(tmp_path)
 
 
-def process(code: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-S", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def process(code: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-S", "-c", code], stdout=output, stderr=subprocess.STDOUT)
 
 
 def test_a_failure_stops_what_follows_and_nothing_else() -> None:
     upstream = {"a": set(), "b": set(), "c": {"a"}, "d": {"b"}}
     begun: list[str] = []
 
-    def start(stage: str) -> subprocess.Popen[str]:
+    def start(stage: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
         begun.append(stage)
-        return process(
-            "import sys; print('out of eggs'); sys.exit(3)" if stage == "a" else "import time; time.sleep(0.5)"
-        )
+        fails = "import sys; print('out of eggs'); sys.exit(3)"
+        return process(fails if stage == "a" else "import time; time.sleep(0.5)", output)
 
     console = Console(quiet=True)
     with pytest.raises(ReproError, match=r"^a failed"):
@@ -72,11 +71,27 @@ def test_order_jobs_and_what_need_not_run() -> None:
     upstream = {"a": set(), "b": {"a"}, "c": {"a"}, "d": {"b", "c"}, "e": set()}
     begun: list[str] = []
 
-    def start(stage: str) -> subprocess.Popen[str]:
+    def start(stage: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
         begun.append(stage)
-        return process("pass")
+        return process("pass", output)
 
     ran = schedule(upstream, 1, lambda stage: stage != "c", start, Console(quiet=True))
     assert set(ran) == {"a", "b", "d", "e"}
     assert begun.index("a") < begun.index("b") < begun.index("d")
     assert begun == ran  # one job at a time
+
+
+@pytest.mark.timeout(60)
+def test_a_stage_that_says_much_ends_and_is_heard(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe holds some 64 kB; a stage that writes a megabyte must not wait for a reader."""
+    noisy = "import sys; sys.stdout.write('x' * 1_000_000 + '\\nlast words'); sys.exit({code})"
+
+    def start(code: int) -> Callable[[str, IO[bytes]], subprocess.Popen[bytes]]:
+        return lambda _, output: process(noisy.format(code=code), output)
+
+    assert schedule({"a": set()}, 1, lambda _: True, start(0), Console(quiet=True)) == ["a"]
+    with pytest.raises(ReproError, match=r"^a failed"):
+        schedule({"a": set()}, 1, lambda _: True, start(3), Console(stderr=True))
+    said = capsys.readouterr().err
+    assert said.count("x") >= 1_000_000
+    assert "last words" in said

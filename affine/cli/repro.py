@@ -11,10 +11,13 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 
@@ -27,12 +30,23 @@ class ReproError(AffineError):
     """A stage failed, or there is no pipeline here."""
 
 
+Start = Callable[[str, IO[bytes]], "subprocess.Popen[bytes]"]
+"""Begins a stage's command, which writes to the file."""
+
+
 @dataclass
 class Job:
-    """A stage under way."""
+    """A stage under way. Its output goes to a file: a pipe that nobody reads fills up, and its writer waits."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
     started: float = field(default_factory=time.monotonic)
+
+    def said(self) -> str:
+        """All that the command, which has ended, wrote; once."""
+        with self.output as file:
+            file.seek(0)
+            return file.read().decode(errors="replace")
 
 
 def run(arguments: list[str]) -> int:
@@ -47,7 +61,7 @@ def run(arguments: list[str]) -> int:
     root, console = Path.cwd(), Console(stderr=True)
     upstream = graph(root)
     start = time.monotonic()
-    ran = schedule(upstream, jobs, lambda stage: stale(root, stage), lambda stage: launch(root, stage), console)
+    ran = schedule(upstream, jobs, partial(stale, root), partial(launch, root), console)
     console.print(f"{len(ran)} of {len(upstream)} stages run in {time.monotonic() - start:.0f} s")
     return 0
 
@@ -81,11 +95,11 @@ def stale(root: Path, stage: str) -> bool:
                 time.sleep(0.1)
 
 
-def launch(root: Path, stage: str) -> subprocess.Popen[str]:
+def launch(root: Path, stage: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
     """DVC on one stage; it waits for the lock where another writes."""
     return subprocess.Popen(
         [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage],
-        cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
+        cwd=root, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
 
@@ -93,7 +107,7 @@ def schedule(
     upstream: Mapping[str, set[str]],
     jobs: int,
     needed: Callable[[str], bool],
-    start: Callable[[str], subprocess.Popen[str]],
+    start: Start,
     console: Console,
 ) -> list[str]:
     """Run stages as soon as all that they depend on is done, `jobs` at a time; those that ran, in order of their end.
@@ -111,23 +125,24 @@ def schedule(
                     break
                 waiting.remove(stage)
                 if needed(stage):
-                    running[stage] = Job(start(stage))
+                    output = tempfile.TemporaryFile()  # noqa: SIM115 (closed when its job has ended)
+                    running[stage] = Job(start(stage, output), output)
                     console.print(f"[cyan]{stage}[/] started")
                 else:
                     done.add(stage)
             finished = _wait(running)
             for stage in finished:
                 job = running.pop(stage)
-                output = job.process.communicate()[0]
+                said = job.said()
                 if job.process.returncode:
-                    failed = failed or (stage, output)
+                    failed = failed or (stage, said)
                     continue
                 done.add(stage)
                 ran.append(stage)
                 console.print(f"[green]{stage}[/] done after {time.monotonic() - job.started:.0f} s")
     except BaseException:
         for job in running.values():
-            job.process.communicate()
+            job.process.wait()
         raise
     if failed:
         console.print(failed[1], markup=False, highlight=False)
