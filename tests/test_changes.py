@@ -24,8 +24,9 @@ from scipy.stats import beta
 
 from affine.__main__ import main
 from affine.report.change_figures import FIGURES
-from affine.report.changes import ChangesError, Decision, Score, changes, difference, stale_stages
+from affine.report.changes import ChangesError, Decision, Score, changes, difference
 from affine.report.comment import LIMIT, headline, render
+from affine.report.stale import stale_stages
 from affine.types import ENVS
 
 ROOT = Path(__file__).parents[1]
@@ -114,7 +115,7 @@ def test_the_comment_says_what_changed(repository: Path) -> None:
     assert [change.key for change in found.params] == ["seed"]
     assert [(c.key, c.before, c.after) for c in found.metrics] == [("sft.json: tokens", 1000, 1100)]
     assert sorted(change.key for change in found.data) == ["data", "evaluations"]
-    assert found.stale == {}
+    assert found.fit.stale == {}
     text = render(found, 0.8)
     assert text.splitlines()[2] == (
         "### `ppo` was scored by another evaluator: better in sat; worse in ded; not comparable in babyai;"

@@ -17,8 +17,8 @@ from affine.report.page import render
 
 
 def run(arguments: list[str]) -> int:
-    """Write the page, or with --base the comment. Raises ReportError, ChangesError, FileError, GraphError,
-    ParamsError."""
+    """Write the page, or with --base the comment. Raises ReportError, ChangesError, StaleError, FileError,
+    GraphError, ParamsError."""
     parser = argparse.ArgumentParser(
         prog="python -m affine report",
         description="The run in this folder as one HTML file; with --base, what it changes against another commit, as"
@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
     level = load_params(root / "params.yaml").pareto.confidence
     if chosen.base:
         found = compare(root, chosen.base, chosen.out or Path("report.md"), chosen.figures, level)
-        return int(chosen.stale_is_error and bool(found.stale))
+        return int(chosen.stale_is_error and bool(found.fit.stale))
     if chosen.figures or chosen.stale_is_error:
         parser.error("--figures and --stale-is-error go with --base")
     out = chosen.out or Path("report.html")
@@ -62,7 +62,7 @@ def compare(root: Path, base: str, out: Path, figures: Path | None, level: float
     text = render_comment(found, level, drawn)
     write_text(out, text)
     print(f"{out}: {headline(found)}")
-    for stage, causes in found.stale.items():
+    for stage, causes in found.fit.stale.items():
         print(f"stale: {stage} ({', '.join(causes)})")
     return found
 

@@ -20,6 +20,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from affine.errors import AffineError
+from affine.report.stale import Fit, fit
 from affine.types import ENVS
 
 Reader = Callable[[str], str | None]
@@ -85,7 +86,7 @@ class Changes:
     metrics: tuple[Change, ...]
     params: tuple[Change, ...]
     data: tuple[Change, ...]
-    stale: Mapping[str, list[str]]
+    fit: Fit
     curves: Mapping[str, tuple[list[tuple[float, float]], list[tuple[float, float]]]]
     scores: tuple[Mapping[tuple[str, str], Score], Mapping[tuple[str, str], Score]]
 
@@ -96,7 +97,8 @@ class Changes:
 
 
 def changes(root: Path, base: str) -> Changes:
-    """What the files in `root` change against the commit where its branch left `base`. Raises ChangesError."""
+    """What the files in `root` change against the commit where its branch left `base`. Raises ChangesError and
+    StaleError."""
     commit = _git(root, "merge-base", base, "HEAD").strip()
     if not commit:
         raise ChangesError(f"{base} and HEAD have no common commit; fetch its whole history (fetch-depth: 0)")
@@ -125,46 +127,10 @@ def changes(root: Path, base: str) -> Changes:
         ),
         params=tuple(differences(_yaml(old("params.yaml")), _yaml(new("params.yaml")))),
         data=tuple(differences(_outputs(old("dvc.lock")), _outputs(new("dvc.lock")))),
-        stale=stale_stages(root),
+        fit=fit(root),
         curves=curves,
         scores=(before, after),
     )
-
-
-def stale_stages(root: Path) -> dict[str, list[str]]:
-    """Stage -> what no longer fits its entry in dvc.lock: its command, code, parameters, or those of its inputs that
-    are here. No data is needed (`dvc repro --dry` stops where an output of a stale stage is missing). What follows
-    from a stale stage isn't listed: whether it changes is known when that has run. Raises ChangesError."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    stale: dict[str, list[str]] = {}
-    try:
-        with Repo(str(root)) as repo:
-            made = [Path(out.fs_path) for out in repo.index.outs]
-            for stage in repo.index.stages:
-                if stage.path_in_repo != "dvc.yaml":
-                    continue
-                causes = ["command"] if stage.changed_stage() else []
-                for dep in stage.deps:
-                    path = Path(dep.fs_path)
-                    missing = any(path.is_relative_to(out) for out in made) and not path.exists()
-                    if not missing and (status := dep.status()):
-                        causes += _causes(status)
-                if causes:
-                    stale[str(stage.name)] = causes
-    except DvcException as error:
-        raise ChangesError(f"dvc.yaml or dvc.lock cannot be used: {' '.join(str(error).split())}") from None
-    return stale
-
-
-def _causes(status: Mapping[str, Any]) -> list[str]:
-    """File names, or the keys of a parameter file, from DVC's status."""
-    return [
-        name
-        for file, state in status.items()
-        for name in (sorted(state) if isinstance(state, Mapping) else [str(file)])
-    ]
 
 
 def difference(before: Score, after: Score) -> tuple[float, float, float]:

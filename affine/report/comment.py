@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from affine.report.changes import Change, Changes, Decision, Effect
+from affine.report.stale import Fit
 
 MARKER = "<!-- affine report -->"
 """The first line, by which the comment is found again and updated in place."""
@@ -21,7 +22,7 @@ def render(changes: Changes, level: float, figures: Sequence[str] = ()) -> str:
     parts = [
         MARKER,
         f"### {headline(changes)}",
-        *_stale(changes.stale),
+        *_stale(changes.fit),
         *_scores(changes, level),
         *_verdicts(changes),
         *_changed("Parameters", changes.params, _value),
@@ -59,15 +60,18 @@ def headline(changes: Changes) -> str:
     return f"`{changes.model}` {words[overall.decision]} overall ({_points(overall)}): {'; '.join(said)}"
 
 
-def _stale(stale: Mapping[str, Sequence[str]]) -> list[str]:
-    if not stale:
-        return ["`dvc.lock` fits the code and parameters: no stage is stale."]
+def _stale(fit: Fit) -> list[str]:
+    left = [f"Not comparable without the data: {_short(fit.unproven, 3)}."] if fit.unproven else []
+    if not fit.stale:
+        return [" ".join(["`dvc.lock` fits code, parameters and metrics: no stage is stale.", *left])]
     together: dict[tuple[str, ...], list[str]] = {}
-    for name, causes in stale.items():
+    for name, causes in fit.stale.items():
         together.setdefault(tuple(causes), []).append(name)
     lines = [f"> - {_short(names, 12)} ({_short(causes, 3)})" for causes, names in together.items()]
-    head = "> [!WARNING]\n> `dvc.lock` does not fit code or parameters; run `dvc repro` and commit the result. Stale:"
-    return ["\n".join([head, *lines])]
+    head = (
+        "> [!WARNING]\n> `dvc.lock` does not fit what is in this commit; run `dvc repro` and commit the result. Stale:"
+    )
+    return ["\n".join([head, *lines]), *left]
 
 
 def _short(names: Sequence[str], most: int) -> str:
