@@ -7,6 +7,7 @@ from one output, that is its whole history: data, code, parameters, library vers
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,7 @@ from typing import Any
 import yaml
 
 from affine.errors import AffineError
-from affine.report.changes import Change, differences, reader
+from affine.report.changes import Change, ask_git, differences, reader
 
 LOCK = "dvc.lock"
 CODE = ("affine/", "stages/")
@@ -41,8 +42,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """`steps` from the first stage to the one that made `output`; `strange` are code files whose content at `commit`
-    is not what the lock says was run."""
+    """`steps` from the first stage to the one that made `output`; `strange` are code files and folders whose content at
+    `commit` is not what the lock says was run."""
 
     output: str
     commit: str
@@ -88,7 +89,7 @@ def lineage(root: Path, output: str, commit: str | None = None) -> Lineage:
     )
     strange = [
         path for path, digest in sorted({p: d for s in steps.values() for p, d in s.code.items()}.items())
-        if _differs(read(path), digest)
+        if _digest(_contents(root, commit, path)) != digest
     ]  # fmt: skip
     return Lineage(wanted, name, steps[stage].outputs[path], tuple(steps.values()), tuple(strange))
 
@@ -137,6 +138,24 @@ def _maker(path: str, makers: Mapping[str, str]) -> str | None:
     return next((stage for output, stage in makers.items() if _holds(output, path)), None)
 
 
-def _differs(text: str | None, digest: str) -> bool:
-    """Folders, which have no text, are not looked into."""
-    return text is not None and hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() != digest
+def _contents(root: Path, commit: str | None, path: str) -> dict[str, bytes]:
+    """The file at `path` as ".", or the files of the folder there by their paths in it; empty where nothing is. Here,
+    compiled code is left out, as .dvcignore says."""
+    if commit is not None:
+        names = ask_git(root, "ls-tree", "-r", "-z", "--name-only", commit, "--", path).decode().split("\0")
+        return {
+            PurePosixPath(name).relative_to(path).as_posix(): ask_git(root, "show", f"{commit}:{name}")
+            for name in filter(None, names)
+        }
+    at = root / path
+    files = [at] if at.is_file() else [file for file in at.rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    return {file.relative_to(at).as_posix(): file.read_bytes() for file in files}
+
+
+def _digest(contents: Mapping[str, bytes]) -> str:
+    """DVC's hash: MD5 of a file, or of a folder's list of files."""
+    md5 = {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in contents.items()}
+    if "." in md5:
+        return md5["."]
+    listed = json.dumps([{"md5": md5[name], "relpath": name} for name in sorted(md5)])
+    return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest() + ".dir"

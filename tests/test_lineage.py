@@ -79,6 +79,42 @@ def test_two_commits_are_compared(
     assert lineage(folder, "adapter", "HEAD").strange == ()
 
 
+def test_code_folders_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As DVC hashes them: any of their files, added or changed, in the folder or at a commit."""
+    folder = small_graph.make(tmp_path / "repository")
+    small_graph.enter(folder, monkeypatch)
+    engine = folder / "affine" / "envs" / "engines" / "sat"
+    (engine / "deep").mkdir(parents=True)
+    (engine / "a.py").write_bytes(b"1\r\n")
+    (engine / "table.bin").write_bytes(bytes(range(256)))
+    (engine / "deep" / "b.py").write_text("2\n")
+    pipeline = folder / "dvc.yaml"
+    pipeline.write_text(pipeline.read_text().replace("deps: [train.py, ", "deps: [affine/envs/engines/sat, train.py, "))
+    (folder / ".dvcignore").write_text((ROOT / ".dvcignore").read_text())
+    (folder / ".gitignore").write_text((folder / ".gitignore").read_text() + "__pycache__\n")
+    with Repo(str(folder)) as repo:
+        repo.reproduce()
+    small_graph.git(folder, "add", "-A")
+    small_graph.git(folder, "commit", "-qm", "one")
+    (engine / "__pycache__").mkdir()
+    (engine / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"compiled")
+    assert lineage(folder, "adapter").strange == lineage(folder, "adapter", "HEAD").strange == ()
+    assert main(["lineage", "adapter"]) == 0
+    assert "all code, folders too, is that of the files here" in capsys.readouterr().out
+    (engine / "deep" / "b.py").write_text("3\n")
+    assert lineage(folder, "adapter").strange == ("affine/envs/engines/sat",)
+    assert lineage(folder, "adapter", "HEAD").strange == ()
+    assert main(["lineage", "adapter"]) == 0
+    assert "not the code of this commit: affine/envs/engines/sat" in capsys.readouterr().out
+    small_graph.git(folder, "commit", "-qam", "changed and not run")
+    assert lineage(folder, "adapter", "HEAD").strange == ("affine/envs/engines/sat",)
+    (engine / "deep" / "b.py").write_text("2\n")
+    (engine / "c.py").write_text("new\n")
+    assert lineage(folder, "adapter").strange == ("affine/envs/engines/sat",)
+
+
 def test_an_unknown_output_or_commit_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

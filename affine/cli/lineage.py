@@ -70,7 +70,7 @@ def _print(console: Console, found: Lineage) -> None:
         console.print("[yellow]not the code of this commit:[/] " + escape(", ".join(found.strange)), soft_wrap=True)
         console.print("  it was changed since without `dvc repro`; `git log -- FILE` finds what was run")
     else:
-        console.print("all code files are those of this commit")
+        console.print(f"all code, folders too, is that of {found.commit}")
 
 
 def _print_step(console: Console, step: Step) -> None:

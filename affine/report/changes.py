@@ -243,13 +243,19 @@ def _at_commit(root: Path, commit: str) -> Reader:
 
 
 def _git(root: Path, *arguments: str) -> str:
+    return ask_git(root, *arguments).decode()
+
+
+def ask_git(root: Path, *arguments: str) -> bytes:
+    """What git says. Raises ChangesError; without common history, `merge-base` says nothing."""
     git = shutil.which("git")
     if git is None:
         raise ChangesError("git is not installed")
-    done = subprocess.run([git, *arguments], cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode and arguments[0] == "merge-base" and not done.stderr:
-        return ""
+    done = subprocess.run([git, *arguments], cwd=root, capture_output=True, check=False)
+    said = done.stderr.decode(errors="replace").strip()
+    if done.returncode and arguments[0] == "merge-base" and not said:
+        return b""
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [""])[0].removeprefix("fatal: ")
+        reason = (said.splitlines() or [""])[0].removeprefix("fatal: ")
         raise ChangesError(f"git {arguments[0]}: {reason}; on CI, fetch the base and its history (fetch-depth: 0)")
     return done.stdout
