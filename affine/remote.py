@@ -1,8 +1,9 @@
 """Every object that `dvc.lock` names, looked up on the remote: is it there, has it its size, has it its content?
 
 `dvc status -c` does not ask that: where a directory's list of files has arrived it takes the files for arrived, and it
-never looks at content. A remote's own checksum is trusted where it is an MD5 of the content (S3's ETag of a file that
-was sent in one part); a folder is hashed; anything else only when `deep` is set, because it must be fetched.
+never looks at content. A remote's own checksum is trusted where it is the hash in dvc.lock (S3's ETag of a file that
+was sent in one part, unless the bucket encrypts with a key service). Where it looks like an MD5 and is another, the
+object is read before it is called damaged; a folder is hashed; anything else is read only when `deep` is set.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class State(StrEnum):
     DAMAGED = "damaged"
 
 
+BAD = (State.MISSING, State.DAMAGED)
+
+
 @dataclass(frozen=True, slots=True)
 class Object:
     """One object: the stage and path it belongs to, its hash, its size in bytes where dvc.lock tells."""
@@ -66,6 +70,7 @@ def check_remote(root: Path, remote: str | None = None, *, deep: bool = False) -
     """
     with Repo(str(root)) as repo:
         odb = _open(repo, remote)
+        _probe(odb)
         local = repo.cache.local
         for stage, path, hash_info, size in _outputs(repo):
             oid = hash_info.value
@@ -81,14 +86,15 @@ def check_remote(root: Path, remote: str | None = None, *, deep: bool = False) -
 
 
 def heal(root: Path, findings: Iterable[Finding], remote: str | None = None) -> list[Finding]:
-    """Send again what is missing or damaged and lies in the local cache, checked against its hash before; what could
-    not be sent is returned. Raises RemoteError."""
+    """Send again what is missing or damaged and lies in the local cache, checked against its hash before, and look at
+    it again; what could not be sent, or did not arrive whole, is returned. Raises RemoteError."""
     left = []
     with Repo(str(root)) as repo:
         odb = _open(repo, remote)
+        local = repo.cache.local
         # Lists of directories go last, so that a reader never sees a list without its files.
         for finding in sorted(findings, key=lambda f: f.object.oid.endswith(".dir")):
-            source = repo.cache.local.oid_to_path(finding.object.oid)
+            source = local.oid_to_path(finding.object.oid)
             if not finding.cached or _md5_of_file(source) != finding.object.oid.partition(".")[0]:
                 left.append(finding)
                 continue
@@ -96,6 +102,9 @@ def heal(root: Path, findings: Iterable[Finding], remote: str | None = None) -> 
                 odb.fs.put_file(source, odb.oid_to_path(finding.object.oid))
             except Exception as error:
                 raise RemoteError(_said(error, odb)) from None
+            again = _finding(odb, local, finding.object, deep=False)
+            if again.state in BAD:
+                left.append(again)
     return left
 
 
@@ -105,6 +114,24 @@ def _open(repo: Any, remote: str | None) -> Any:
     except DvcException as error:
         said = " ".join(str(error).split()).partition(" Create a default remote")[0].rstrip(".")
         raise RemoteError(f"{said}; `.dvc/config` has a template, `dvc remote list` shows what there is") from None
+
+
+def _probe(odb: Any) -> None:
+    """Without its bucket or folder every object is missing, and none can be sent."""
+    s3 = odb.fs.protocol == "s3"
+    place = odb.path.partition("/")[0] if s3 else odb.path
+    if not s3 and odb.fs.protocol != "local":
+        return  # others have no such thing, or no common way to ask for it
+    try:
+        odb.fs.info(place)
+    except FileNotFoundError:
+        remedy = "create it" if s3 else "mount or create it"
+        lost = f"no {'bucket' if s3 else 'folder'} {place}; {remedy}, and `dvc push` fills it again"
+        raise RemoteError(f"{odb.fs.unstrip_protocol(odb.path)}: {lost}") from None
+    except PermissionError:
+        return  # a key may be good for the objects alone; the first of them tells
+    except Exception as error:
+        raise RemoteError(_said(error, odb)) from None
 
 
 def _outputs(repo: Any) -> Iterator[tuple[str, str, Any, int | None]]:
@@ -147,9 +174,10 @@ def _look(odb: Any, wanted: Object, *, deep: bool, cached: Path) -> tuple[State,
         return State.DAMAGED, f"{info['size']:,} bytes in place of {size:,}"
     md5 = wanted.oid.partition(".")[0]
     etag = str(info.get("ETag", "")).strip('"')
-    if len(etag) == len(md5) and "-" not in etag and not deep:
-        return (State.GOOD, "") if etag == md5 else (State.DAMAGED, f"its checksum is {etag}")
-    if deep or odb.fs.protocol == "local":
+    if etag == md5 and not deep:
+        return State.GOOD, ""
+    # Under SSE-KMS an ETag looks like an MD5 and is none.
+    if deep or odb.fs.protocol == "local" or (len(etag) == len(md5) and "-" not in etag):
         found = _md5(odb, path)
         return (State.GOOD, "") if found == md5 else (State.DAMAGED, f"its content hashes to {found}")
     return State.UNPROVEN, "of the right size" if size is not None else "there"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -19,7 +20,7 @@ from dvc.cli import main as dvc_main
 from dvc.repo import Repo
 
 from affine.cli.remote_check import run as remote_check
-from affine.remote import RemoteError, State, check_remote
+from affine.remote import Object, RemoteError, State, _look, check_remote
 from tests.loopback_s3 import KEY, S3, SECRET
 
 ROOT = Path(__file__).parents[1]
@@ -210,6 +211,13 @@ def test_wrong_credentials(project: Project, environment: dict[str, str], said: 
 def test_a_lost_bucket(project: Project) -> None:
     shutil.rmtree(project.s3.folder / "affine")
     assert "NoSuchBucket" in project.dvc("push", check=False)
+    message = project.run(sys.executable, "-m", "affine", "remote-check", check=False, PYTHONPATH=str(ROOT))
+    assert project.code == 1
+    assert message == (
+        "affine remote-check: s3://affine/store/files/md5: no bucket affine; create it, and `dvc push` fills it again\n"
+    )
+    (project.s3.folder / "affine").mkdir()
+    time.sleep(1.2)
     assert {finding.state for finding in check_remote(project.folder)} == {State.MISSING}
 
 
@@ -287,6 +295,59 @@ def test_damage_is_found_and_healed_where_dvc_sees_none(
     assert remote_check(["--heal"]) == 0
     assert {finding.state for finding in check_remote(project.folder, deep=True)} == {State.GOOD}
     assert capsys.readouterr().out.splitlines()[-1] == "healed"
+
+
+class Encrypting:
+    """A remote of one object, whose bucket encrypts: its ETag looks like an MD5 and is none (SSE-KMS)."""
+
+    protocol = "s3"
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.fs = self
+        self.path = "bucket/store"
+
+    def oid_to_path(self, oid: str) -> str:
+        return f"{self.path}/{oid}"
+
+    def info(self, _: str) -> dict[str, object]:
+        return {"size": len(self.content), "ETag": '"0123456789abcdef0123456789abcdef"'}
+
+    def open(self, *_: str) -> io.BytesIO:
+        return io.BytesIO(self.content)
+
+
+@pytest.mark.parametrize(("content", "state"), [(b"whole", State.GOOD), (b"whule", State.DAMAGED)])
+def test_a_checksum_that_is_no_md5_is_looked_behind(tmp_path: Path, content: bytes, state: State) -> None:
+    wanted = Object("sft", "models/sft", hashlib.md5(b"whole").hexdigest(), 5)
+    assert _look(Encrypting(content), wanted, deep=False, cached=tmp_path / "none")[0] is state
+
+
+def test_healed_is_said_of_what_arrived(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A remote that takes an object and keeps other bytes."""
+    [victim] = [finding for finding in check_remote(project.folder) if finding.object.path == "model"]
+    path = project.objects()[victim.object.oid]
+    path.write_text("2 1\n1 2\n")
+    time.sleep(1.2)
+
+    def put_file(self: object, source: str, target: str) -> None:
+        pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dvc_s3.S3FileSystem.put_file", put_file)
+        assert remote_check(["--heal"]) == 1
+    said = capsys.readouterr().out
+    assert "still damaged model: " in said
+    assert said.splitlines()[-1] == "1 could not be healed from here"
+    assert remote_check(["--heal"]) == 0
+
+
+def test_a_lost_folder(project: Project, tmp_path: Path) -> None:
+    project.dvc("remote", "add", "-q", "--local", "gone", str(tmp_path / "gone"))
+    with pytest.raises(RemoteError, match=r"no folder .*gone.*; mount or create it"):
+        list(check_remote(project.folder, "gone"))
 
 
 def test_what_is_damaged_is_not_taken_for_good(project: Project, tmp_path: Path) -> None:

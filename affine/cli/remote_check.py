@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from affine.remote import Finding, State, check_remote, heal
+from affine.remote import BAD, Finding, State, check_remote, heal
 
 REMEDY = {
     True: "in this machine's cache: `python -m affine remote-check --heal` sends it again",
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
         for finding in check_remote(root, chosen.remote, deep=chosen.deep):
             counts[finding.state] += 1
             status.update(f"{counts.total()} objects; at {finding.object.path}")
-            if finding.state in (State.MISSING, State.DAMAGED):
+            if finding.state in BAD:
                 bad.append(finding)
     for finding in bad:
         console.print(f"[bold red]{finding.state}[/] {escape(finding.object.path)}: {escape(finding.detail)}")
@@ -49,5 +49,7 @@ def run(arguments: list[str]) -> int:
         console.print("unproven: there, but the remote gives no checksum; --deep reads them")
     if chosen.heal and bad:
         bad = heal(root, bad, chosen.remote)
-        console.print("healed" if not bad else f"[bold red]{len(bad)} could not be sent from here[/]")
+        for finding in bad:
+            console.print(f"[bold red]still {finding.state}[/] {escape(finding.object.path)}: {escape(finding.detail)}")
+        console.print("healed" if not bad else f"[bold red]{len(bad)} could not be healed from here[/]")
     return int(bool(bad))
