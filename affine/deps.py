@@ -18,6 +18,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +28,31 @@ from affine.envs.env import REGISTRY
 from affine.errors import AffineError
 from affine.pins import PROJECT, stale_pins, write_pins
 
-PACKAGE = "affine"
+FIRST_PARTY = ("affine", "stages")
 PLAYS_ALL = {"pretrain", "ppo", "evaluate", "endpoint"}
 """Stages whose workers make every environment."""
 EXPERTS = {"collect", "pretrain"}
 """Stages that play experts too."""
 STOPPING = ("affine/pareto/__init__.py", "affine/pareto/stopping.py", "affine/pareto/summary.py")
-OTHER_PLAYERS = ("affine/collect/cluster.py", "affine/collect/policy.py")
+POLICY = ("affine/collect/policy.py",)
 CLUSTER = "affine/rollout/cluster.py"
 LAZY = {
-    "collect": OTHER_PLAYERS,
-    "pretrain": OTHER_PLAYERS,
+    "collect": ("affine/collect/cluster.py", CLUSTER),
+    "pretrain": ("affine/collect/cluster.py", *POLICY),
     "ppo": (CLUSTER,),
-    "evaluate": (*STOPPING, CLUSTER),
+    "evaluate": (CLUSTER,),
     "endpoint": (*STOPPING, CLUSTER),
 }
-"""First-party imports inside functions that a stage's default path never reaches, left out on purpose: evaluations
-that never stop do not change when the statistics do, who plays an episode changes nothing of it, and a policy's
-demonstrations are pinned by its hash."""
+"""First-party imports inside functions that have no say in what a stage writes, left out on purpose: who plays an
+episode changes nothing of it, pretraining has experts play, and a served model plays to the end."""
+OPTIONS = {
+    "collect": ("collect.source", "policy", POLICY),
+    "evaluate": ("evaluate.stop", "sequential", STOPPING),
+}
+"""Stage -> a parameter, the value with which it runs more code, and where that code begins. It belongs to the stage's
+dependencies while params.yaml has that value, and not otherwise: a change of the statistics evaluates nothing anew, and
+one of the rollout engine collects nothing anew. So whoever sets it runs `--write`, of which `--check` reminds; an
+experiment with `-S` alone is run with `--force` after such code has changed."""
 
 
 ENGINES = ("affine", "envs", "engines")
@@ -74,20 +82,31 @@ def module_file(root: Path, module: str) -> Path | None:
     return None
 
 
+@cache
+def _read(source: str) -> tuple[list[ast.Import | ast.ImportFrom], list[str]]:
+    """A module's imports and strings. Kept: a file is asked for once per stage and environment that reaches it."""
+    nodes = list(ast.walk(ast.parse(source)))
+    strings = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)], strings
+
+
 def imports(root: Path, file: Path) -> set[Path]:
     """First-party files that `file` imports, at the top or inside functions, and their packages."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
+    for node in _read((root / file).read_text(encoding="utf-8"))[0]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        else:
+            # One dot is the file's own package, each further one the package around that.
+            around = file.parent.parts[: len(file.parent.parts) - node.level + 1] if node.level else ()
+            module = ".".join([*around, *([node.module] if node.module else [])])
+            found.add(module)
+            found.update(f"{module}.{alias.name}" for alias in node.names)
     files: set[Path] = set()
     for module in found:
-        if module.split(".")[0] != PACKAGE:
-            continue
         parts = module.split(".")
+        if parts[0] not in FIRST_PARTY:
+            continue
         for k in range(1, len(parts) + 1):
             if path := module_file(root, ".".join(parts[:k])):
                 files.add(path)
@@ -118,14 +137,23 @@ def data_files(root: Path, modules: Iterable[Path]) -> set[Path]:
     """Tables and templates that a module names as a string, lying beside it."""
     found: set[Path] = set()
     for module in modules:
-        for node in ast.walk(ast.parse((root / module).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value[1:]:
-                name = node.value
-                if "\n" not in name and "/" not in name and len(name) < 80 and not name.endswith(".py"):
-                    beside = module.parent / name
-                    if (root / beside).is_file():
-                        found.add(beside)
+        for name in _read((root / module).read_text(encoding="utf-8"))[1]:
+            if "." in name[1:] and "\n" not in name and "/" not in name and len(name) < 80 and not name.endswith(".py"):
+                beside = module.parent / name
+                if (root / beside).is_file():
+                    found.add(beside)
     return found
+
+
+def left_out(root: Path, stage: str) -> list[Path]:
+    """Modules that `stage` imports and does not use with the parameters in `root`. Raises DepsError."""
+    files = list(LAZY.get(stage, ()))
+    if stage in OPTIONS:
+        key, value, code = OPTIONS[stage]
+        section, _, name = key.partition(".")
+        if _load(root / "params.yaml")[1][section][name] != value:
+            files += code
+    return [Path(file) for file in files]
 
 
 def code_of(root: Path, stage: str, env: str | None) -> list[str]:
@@ -135,12 +163,12 @@ def code_of(root: Path, stage: str, env: str | None) -> list[str]:
         start += env_files(env, expert=stage in EXPERTS)
     elif stage in PLAYS_ALL:
         start += [file for name in REGISTRY for file in env_files(name, expert=stage in EXPERTS)]
-    modules = closure(root, start, [Path(p) for p in LAZY.get(stage, ())])
+    modules = closure(root, start, left_out(root, stage))
     return sorted(str(path) for path in modules | data_files(root, modules))
 
 
 def _is_code(dependency: str) -> bool:
-    return dependency.startswith((f"{PACKAGE}/", "stages/", "${item.engine}")) or dependency == PLACE
+    return dependency.startswith((*(f"{package}/" for package in FIRST_PARTY), "${item.engine}")) or dependency == PLACE
 
 
 def _pipelines(root: Path) -> list[Path]:

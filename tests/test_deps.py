@@ -62,7 +62,8 @@ def test_declared_code_is_the_import_closure() -> None:
 def test_an_undeclared_import_is_found_and_written(tmp_path: Path) -> None:
     for folder in ("affine", "stages", "deploy", "endpoint"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "affine" / "novel.py").write_text("X = 1\n")
     script = tmp_path / "stages" / "pareto.py"
     script.write_text(script.read_text() + "\nfrom affine.novel import X\n")
@@ -75,6 +76,59 @@ def test_an_undeclared_import_is_found_and_written(tmp_path: Path) -> None:
     after = (tmp_path / "dvc.yaml").read_text().splitlines()
     assert sorted(set(after) - set(before)) == ["      - affine/novel.py"]
     assert sorted(set(before) - set(after)) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "stage", "more"),
+    [
+        ("stop: never", "stop: sequential", "evaluate", {"stopping", "sequential", "paired", "intervals", "summary"}),
+        ("source: expert", "source: policy", "collect", {"policy", "pool", "episodes", "generator", "lora", "chat"}),
+    ],
+)
+def test_an_option_that_runs_more_code_depends_on_it(
+    tmp_path: Path, old: str, new: str, stage: str, more: set[str]
+) -> None:
+    for folder in ("affine", "stages", "deploy", "endpoint"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    text = (ROOT / "params.yaml").read_text()
+    assert text.count(old) == 1
+    (tmp_path / "params.yaml").write_text(text.replace(old, new))
+    found = compare(tmp_path)
+    assert {difference.stage.partition("@")[0] for difference in found} == {stage}
+    for difference in found:
+        assert not difference.superfluous
+        assert more <= {Path(file).stem for file in difference.missing}
+        assert "cluster" not in {Path(file).stem for file in difference.missing if "rollout" in file}
+    assert write(tmp_path) == [f"dvc.yaml: {stage}"]
+    assert compare(tmp_path) == []
+    (tmp_path / "params.yaml").write_text(text)
+    assert write(tmp_path) == [f"dvc.yaml: {stage}"]
+    assert (tmp_path / "dvc.yaml").read_text() == (ROOT / "dvc.yaml").read_text()
+
+
+def test_relative_imports_and_other_stages_count(tmp_path: Path) -> None:
+    files = {
+        "affine/__init__.py": "",
+        "affine/near.py": "",
+        "affine/deep/__init__.py": "from .inner import X\n",
+        "affine/deep/inner.py": "from .. import near\nX = 1\n",
+        "affine/deep/beside.py": "from . import inner\nfrom ..near import Y\n",
+        "stages/one.py": "import affine.deep.beside\n",
+        "stages/two.py": "from stages.one import run\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def found(file: str) -> set[str]:
+        return {str(path) for path in imports(tmp_path, Path(file))}
+
+    assert found("affine/deep/__init__.py") == {"affine/__init__.py", "affine/deep/__init__.py", "affine/deep/inner.py"}
+    assert found("affine/deep/inner.py") == {"affine/__init__.py", "affine/near.py"}
+    assert found("affine/deep/beside.py") == {*found("affine/deep/__init__.py"), "affine/near.py"}
+    assert found("stages/two.py") == {"stages/one.py"}
+    assert {str(path) for path in closure(tmp_path, [Path("stages/two.py")])} == set(files)
 
 
 def test_the_closure_is_what_python_really_imports() -> None:
