@@ -7,13 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from dataless import Clone, clone
 from dvc.repo import Repo
 
 from affine.deps import closure, compare, declared_code, imports, main, write
 from affine.pins import PinsError, stale_pins, write_pins
+from affine.report.stale import stale_stages
 from affine.types import ENVS
 
 ROOT = Path(__file__).parents[1]
@@ -148,35 +151,66 @@ def test_imports_inside_functions_count() -> None:
     assert Path("affine/envs/engines/babyai/bot.py") in imports(ROOT, Path("affine/envs/babyai_expert.py"))
 
 
+RERUNS = {
+    "affine/envs/textcraft_expert.py": {"collect@textcraft"},
+    "affine/envs/textcraft.py": {"tasks@textcraft", "collect@textcraft", "ppo", "evaluate@*"},
+    "affine/envs/engines/textcraft/book.py": {"tasks@textcraft", "collect@textcraft", "ppo", "evaluate@*"},
+    "affine/envs/engines/programs/sandbox.py": {
+        "tasks@abd", "tasks@ded", "collect@abd", "collect@ded", "ppo", "evaluate@*"
+    },
+    "affine/pareto/paired.py": {"pareto"},
+    "affine/training/ppo.py": {"ppo"},
+    "affine/training/sft.py": {"sft"},
+    "affine/training/live.py": {"sft", "ppo"},
+    "affine/evaluation.py": {"evaluate@*"},
+    "affine/rollout/generator.py": {"ppo", "evaluate@*"},
+    "affine/collect/play.py": {"collect@*"},
+    "affine/release/card.md.jinja": {"release"},
+    "affine/types.py": {"*"},
+    "affine/models/pretrain.py": set(),
+    "affine/models/skills.py": set(),
+    "pretrained/nano/model.safetensors": {"base"},
+    "affine/cli/play.py": set(),
+    "README.md": set(),
+}  # fmt: skip
+"""A changed file -> the stages that DVC then runs, before any of their outputs changes."""
+
+
+@pytest.fixture(scope="module")
+def without_data(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    return Clone(tmp_path_factory.mktemp("clone") / "affine")
+
+
+@pytest.fixture(scope="module")
+def causes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Stage -> what DVC finds changed in a clone where every file of `RERUNS` has another byte at its end."""
+    folder = clone(tmp_path_factory.mktemp("changed") / "affine")
+    for path in RERUNS:
+        with (folder / path).open("ab") as file:
+            file.write(b"\n")
+    return stale_stages(folder)
+
+
+@pytest.mark.parametrize("path", RERUNS)
+def test_what_a_change_of_code_reruns(stages: dict[str, object], causes: dict[str, list[str]], path: str) -> None:
+    """DVC names a folder that a stage depends on, where one of the files in it has changed."""
+    blamed = {name for name, found in causes.items() if any(Path(path).is_relative_to(cause) for cause in found)}
+    assert blamed == {name for name in stages for pattern in RERUNS[path] if fnmatch(name, pattern)}
+
+
 @pytest.mark.parametrize(
-    ("path", "expected"),
+    ("path", "old", "new", "expected"),
     [
-        ("affine/envs/textcraft_expert.py", {"collect@textcraft"}),
-        ("affine/envs/textcraft.py", {"tasks@textcraft", "collect@textcraft", "ppo", "evaluate@*"}),
-        ("affine/envs/engines/textcraft/book.py", {"tasks@textcraft", "collect@textcraft", "ppo", "evaluate@*"}),
-        (
-            "affine/envs/engines/programs/sandbox.py",
-            {"tasks@abd", "tasks@ded", "collect@abd", "collect@ded", "ppo", "evaluate@*"},
-        ),
-        ("affine/pareto/paired.py", {"pareto"}),
-        ("affine/training/ppo.py", {"ppo"}),
-        ("affine/training/sft.py", {"sft"}),
-        ("affine/training/live.py", {"sft", "ppo"}),
-        ("affine/evaluation.py", {"evaluate@*"}),
-        ("affine/rollout/generator.py", {"ppo", "evaluate@*"}),
-        ("affine/collect/play.py", {"collect@*"}),
-        ("affine/release/card.md.jinja", {"release"}),
-        ("affine/models/pretrain.py", set()),
-        ("affine/models/skills.py", set()),
-        ("pretrained/nano/model.safetensors", {"base"}),
-        ("affine/cli/play.py", set()),
-        ("README.md", set()),
+        ("params.yaml", "seed: 0  ", "# a comment\nseed: 0  ", set()),
+        ("params.yaml", "confidence: 0.8", "confidence: 0.95", {"pareto", "release"}),
+        ("affine/envs/sat_expert.py", "from __future__", "# a comment\nfrom __future__", {"collect@sat"}),
+        ("pyproject.toml", '\ntorch = "', '\ntorch = "9.', {"sft", "ppo"}),
+        ("pyproject.toml", '\ntrl = "', '\ntrl = "9.', {"sft", "ppo"}),
+        ("pyproject.toml", 'description = "', 'description = "Now ', set()),
     ],
 )
-def test_what_a_change_of_code_reruns(stages: dict[str, object], path: str, expected: set[str]) -> None:
-    whole = {name for pattern in expected for name in stages if name == pattern or (name.startswith(pattern.rstrip("*"))
-             and pattern.endswith("*"))}  # fmt: skip
-    assert reruns(stages, path) == whole
+def test_what_dvc_blames_after_a_change(without_data: Clone, path: str, old: str, new: str, expected: set[str]) -> None:
+    assert set(without_data.blamed(path, lambda text: text.replace(old, new, 1))) == expected
 
 
 @pytest.mark.parametrize(
@@ -196,10 +230,6 @@ def test_a_base_that_is_made_anew_follows_its_code(made_anew: dict[str, object],
 
 def test_the_shipped_base_needs_no_pretraining(stages: dict[str, object], made_anew: dict[str, object]) -> None:
     assert set(made_anew) - set(stages) == {"pretrain@nano"}
-
-
-def test_a_shared_module_reruns_everything(stages: dict[str, object]) -> None:
-    assert reruns(stages, "affine/types.py") == set(stages)
 
 
 def test_parameters_reach_exactly_their_stages(stages: dict[str, object]) -> None:
