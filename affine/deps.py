@@ -44,7 +44,8 @@ LAZY = {
     "endpoint": (*STOPPING, CLUSTER),
 }
 """First-party imports inside functions that have no say in what a stage writes, left out on purpose: who plays an
-episode changes nothing of it, pretraining has experts play, and a served model plays to the end."""
+episode changes nothing of it, pretraining has experts play, and a served model plays to the end. What has a say with
+some parameters only stands in `OPTIONS`."""
 OPTIONS = {
     "collect": ("collect.source", "policy", POLICY),
     "evaluate": ("evaluate.stop", "sequential", STOPPING),

@@ -128,7 +128,7 @@ def _looks(
     params: Params, root: Path, tasks: Mapping[str, Sequence[Task]], evaluators: Mapping[str, dict[str, Any]]
 ) -> Any:
     """Where to stop, compared with the incumbent's stored episodes; refused where another evaluator made them."""
-    # Imported here: what stops play is no dependency of evaluations that never stop (`affine.deps.OPTIONS`).
+    # Imported here: what stops play is no dependency of evaluations that never stop (`affine.deps.LAZY`).
     from affine.pareto.stopping import Looks
     from affine.pareto.summary import read_model
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import os
+import random
 import re
 import subprocess
 import sys
@@ -19,26 +19,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dvc.repo import Repo
 from record import ROOT, conditions, save
 
+from affine.files import write_records
 from affine.pareto.summary import MODELS
-from affine.report.episodes import pack, read_episodes
-from affine.report.gather import gather
-from affine.report.page import render
+from affine.report.episodes import read_episodes
+from affine.report.stale import stale_stages
+from affine.types import Episode
 
 CHANGES = {
-    "one environment's expert": "affine/envs/textcraft_expert.py",
-    "one environment": "affine/envs/textcraft.py",
-    "training code of ppo": "affine/training/ppo.py",
-    "evaluation code": "affine/evaluation.py",
-    "statistics": "affine/pareto/paired.py",
-    "a shared module": "affine/types.py",
+    "one environment's expert": ("affine/envs/textcraft_expert.py", "from __future__", "# a comment\nfrom __future__"),
+    "one environment": ("affine/envs/textcraft.py", "from __future__", "# a comment\nfrom __future__"),
+    "training code of ppo": ("affine/training/ppo.py", "from __future__", "# a comment\nfrom __future__"),
+    "evaluation code": ("affine/evaluation.py", "from __future__", "# a comment\nfrom __future__"),
+    "statistics": ("affine/pareto/paired.py", "from __future__", "# a comment\nfrom __future__"),
+    "a shared module": ("affine/types.py", "from __future__", "# a comment\nfrom __future__"),
+    "ppo.kl": ("params.yaml", "  kl: 0.01", "  kl: 0.02"),
+    "the confidence level": ("params.yaml", "confidence: 0.8", "confidence: 0.95"),
+    "a comment in params.yaml": ("params.yaml", "\nseed: ", "\n# a comment\nseed: "),
 }
-"""What is changed -> the file that is changed."""
-
-PARAMS = {"ppo.kl": "ppo", "the confidence level": "pareto", "a comment in params.yaml": ""}
-"""What is changed -> the section of params.yaml that is changed."""
+"""What is changed -> the file, what stands there, and what is put in its place."""
 
 
 def timed(action: Callable[[], Any]) -> float:
@@ -68,21 +68,21 @@ def clone(folder: Path, *, cache: bool) -> Path:
     return folder
 
 
-def reruns() -> dict[str, list[str]]:
-    """What is changed -> the stages that name it, so that DVC runs them; what follows runs where their outputs
-    change."""
+def reruns(folder: Path) -> dict[str, list[str]]:
+    """What is changed -> the stages that DVC then runs, asked in a clone without data; what follows them runs where
+    their outputs change."""
+    work = clone(folder, cache=False)
+    if stale := stale_stages(work):
+        sys.exit(f"dvc.lock does not fit this commit ({', '.join(stale)}); run `dvc repro` and commit it first")
     found: dict[str, list[str]] = {}
-    with Repo(str(ROOT)) as repo:
-        stages = [stage for stage in repo.index.stages if stage.path_in_repo == "dvc.yaml"]
-    for change, path in CHANGES.items():
-        found[change] = [
-            stage.name
-            for stage in stages
-            if any(Path(ROOT / path).is_relative_to(dep.fs_path) for dep in stage.deps if not hasattr(dep, "params"))
-        ]
-    for change, section in PARAMS.items():
-        names = [(s.name, key) for s in stages for dep in s.deps for key in getattr(dep, "params", ())]
-        found[change] = sorted({name for name, key in names if section and key.partition(".")[0] == section})
+    for change, (path, old, new) in CHANGES.items():
+        file = work / path
+        text = file.read_text(encoding="utf-8")
+        if text.count(old) != 1:
+            sys.exit(f"{path}: {old!r} stands there {text.count(old)} times, not once")
+        file.write_text(text.replace(old, new), encoding="utf-8")
+        found[change] = list(stale_stages(work))
+        file.write_text(text, encoding="utf-8")
     return found
 
 
@@ -114,24 +114,42 @@ def side_by_side(folder: Path, jobs: int) -> dict[str, Any]:
     return {**seconds, "jobs": jobs, "ratio": round(seconds["serial_s"] / seconds["parallel_s"], 2)}
 
 
-def report(episodes: int) -> dict[str, Any]:
-    """Seconds and bytes of report.html with `episodes` episodes: those of this run, each played again under other
-    task seeds until there are as many."""
+def report(folder: Path, episodes: int) -> dict[str, Any]:
+    """Seconds of `python -m affine report` from its start to the written page, and the page's bytes, with `episodes`
+    records: those of this run, and as many more with other task seeds and their words in other orders."""
+    work = clone(folder, cache=False)
+    records: dict[tuple[str, str], list[Episode]] = {}
     own = list(read_episodes(ROOT / "evaluations", MODELS))
-    results = gather(ROOT, 0.8)
+    for k in range(episodes):
+        turn, at = divmod(k, len(own))
+        model, episode = own[at]
+        records.setdefault((model, episode.trajectory.task.env), []).append(_another(episode, turn))
+    for (model, env), some in records.items():
+        write_records(work / "evaluations" / model / f"{env}.jsonl", some)
+    seconds = timed(lambda: run(work, sys.executable, "-m", "affine", "report"))
+    return {"episodes": episodes, "s": seconds, "bytes": (work / "report.html").stat().st_size}
 
-    def many() -> Any:
-        for turn in itertools.count():
-            for model, episode in own:
-                task = dataclasses.replace(episode.trajectory.task, seed=episode.trajectory.task.seed + turn)
-                trajectory = dataclasses.replace(episode.trajectory, task=task)
-                yield model, dataclasses.replace(episode, trajectory=trajectory)
 
-    chosen = list(itertools.islice(many(), episodes))
-    start = time.perf_counter()
-    packed = pack(chosen, MODELS)
-    page = render(dataclasses.replace(results, packed=packed), "")
-    return {"episodes": episodes, "s": round(time.perf_counter() - start, 2), "bytes": len(page.encode())}
+def _another(episode: Episode, turn: int) -> Episode:
+    """The episode as if played on another task; turn 0 is the episode itself. Copies would compress to nothing."""
+    if turn == 0:
+        return episode
+    trajectory = episode.trajectory
+    task = dataclasses.replace(trajectory.task, seed=trajectory.task.seed + turn)
+    rng = random.Random(f"{task.env}/{task.id}/{task.seed}")
+
+    def shuffled(text: str) -> str:
+        words = text.split(" ")
+        rng.shuffle(words)
+        return " ".join(words)
+
+    opening = tuple(dataclasses.replace(m, content=shuffled(m.content)) for m in trajectory.opening)
+    turns = tuple(
+        dataclasses.replace(t, text=shuffled(t.text), observation=shuffled(t.observation)) for t in trajectory.turns
+    )
+    return dataclasses.replace(
+        episode, trajectory=dataclasses.replace(trajectory, task=task, opening=opening, turns=turns)
+    )
 
 
 def remote(folder: Path) -> dict[str, Any]:
@@ -173,10 +191,10 @@ def main() -> None:
         parts: dict[str, Callable[[], Any]] = {
             "no_op": lambda: no_op(Path(temporary) / "no_op"),
             "parallel": lambda: side_by_side(Path(temporary), chosen.jobs),
-            "report": lambda: report(chosen.episodes),
+            "report": lambda: report(Path(temporary) / "report", chosen.episodes),
             "remote": lambda: remote(Path(temporary) / "remote"),
         }
-        result["reruns"] = reruns()
+        result["reruns"] = reruns(Path(temporary) / "reruns")
         for name, measure in parts.items():
             if name not in chosen.without:
                 result[name] = measure()
