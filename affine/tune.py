@@ -65,9 +65,7 @@ class Metric:
 
     def read(self, text: str) -> float:
         """The number in the file's text. Raises TuneError."""
-        value: Any = json.loads(text)
-        for part in self.key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
+        value = _at(json.loads(text), self.key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TuneError(f"{self.file} has no number {self.key}")
         return float(value)
@@ -104,6 +102,13 @@ def _yaml(text: str, whole: str, kind: str = "safe") -> Any:
         return YAML(typ=kind, pure=True).load(text)
     except Exception:
         raise TuneError(f"{whole}: {text!r} is not a YAML value") from None
+
+
+def _at(values: Any, key: str) -> Any:
+    """What stands at the dotted `key`; None where nothing does."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
 
 
 def study_name(space: Sequence[Dimension], metric: Metric, commit: str) -> str:
@@ -176,9 +181,15 @@ class Search:
 
 
 def run_experiment(root: Path, metric: Metric, name: str, values: Mapping[str, Any]) -> str | None:
-    """`dvc exp run --temp` in a copy of the workspace, which stays as it is; the metrics file's text, or None."""
+    """`dvc exp run --temp` in a copy of the workspace, which stays as it is; the metrics file's text, or None.
+
+    An experiment that is there already (the search was stopped after DVC had saved it) is read and not run again.
+    Raises TuneError where it was made with other values."""
     from affine.cli.preset import Change, override
 
+    if found := find_experiment(root, name):
+        _check_values(root, name, found, values)
+        return read_experiment(root, name, metric.file)
     overrides = [part for k, v in values.items() for part in ("-S", override(Change(k, None, v, known=True)))]
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--quiet", "--name", name, *overrides],
@@ -189,15 +200,32 @@ def run_experiment(root: Path, metric: Metric, name: str, values: Mapping[str, A
     return None if done.returncode else read_experiment(root, name, metric.file)
 
 
-def read_experiment(root: Path, name: str, file: str) -> str:
-    """The text of `file` in the experiment `name`. Raises TuneError."""
+def find_experiment(root: Path, name: str) -> str | None:
+    """The commit of the experiment `name`; None where DVC has none."""
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
         found = [rev for group in repo.experiments.ls(all_commits=True).values() for n, rev in group if n == name]
+    return found[0] if found else None
+
+
+def read_experiment(root: Path, name: str, file: str) -> str:
+    """The text of `file` in the experiment `name`. Raises TuneError."""
+    found = find_experiment(root, name)
     if not found:
         raise TuneError(f"DVC has no experiment {name}; `dvc exp list` shows what there is")
-    text = reader(root, found[0])[0](file)
+    text = reader(root, found)[0](file)
     if text is None:
         raise TuneError(f"experiment {name} has no {file} in git")
     return text
+
+
+def _check_values(root: Path, name: str, commit: str, values: Mapping[str, Any]) -> None:
+    """Raises TuneError unless the experiment's params.yaml holds `values`."""
+    params = YAML(typ="safe", pure=True).load(reader(root, commit)[0]("params.yaml") or "{}")
+    for key, value in values.items():
+        if (there := _at(params, key)) != value:
+            raise TuneError(
+                f"experiment {name} exists with {key}={there}, and the search wants {value}:"
+                f" `dvc exp rename {name} OTHER` keeps it, `dvc exp remove {name}` gives the name back"
+            )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from dvc.cli import main as dvc_main
 
 from affine.__main__ import main
 from affine.cli.experiments import changed, experiments, table
-from affine.tune import Dimension, Metric, Search, TuneError, parse_dimension, study_name
+from affine.tune import Dimension, Metric, Search, TuneError, parse_dimension, run_experiment, study_name
 from tests import small_graph
+from tests.killed import die_at, in_child
 
 SPACE = [parse_dimension("sft.learning_rate=1e-5..1e-1:log"), parse_dimension("ppo.kl=0.0,0.1,0.3")]
 METRIC = Metric("metrics/evaluate.json", "ppo.overall")
@@ -172,3 +175,31 @@ def test_trials_are_experiments(
     assert table(rows, "ppo").row_count == len(rows) == 4
     assert dvc_main(["exp", "apply", best]) == 0
     assert small_graph.evaluate(repository)["ppo"]["overall"] == scores[best]
+
+
+def test_a_search_killed_after_its_experiment_was_saved_reads_it(
+    repository: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Dead between DVC's saving and the study's hearing of it: the result is there, so it is taken and not run again
+    (DVC would give nothing for a name it has, and the trial would count as failed)."""
+    counted = repository.parent / "runs"
+    train = repository / "train.py"
+    train.write_text(f"open({str(counted)!r}, 'a').write('run\\n')\n" + train.read_text())
+    small_graph.git(repository, "commit", "-qam", "count")
+    command = ["tune", "ppo.kl=0.1,0.2", "--trials", "1"]
+    assert in_child(lambda: main(command), die_at(optuna.Study, "tell", 1)) == signal.SIGKILL
+    [saved] = [row for row in experiments(repository) if row.child]
+    assert counted.read_text() == "run\n"
+    capfd.readouterr()
+    assert main(command) == 0
+    said = capfd.readouterr().out
+    assert f"best: {saved.name}, {saved.scores['ppo']['overall']:.4f}" in said
+    assert counted.read_text() == "run\n"
+    assert [row.name for row in experiments(repository) if row.child] == [saved.name]
+
+
+def test_an_experiment_with_other_values_is_not_taken_for_the_trials(repository: Path) -> None:
+    assert dvc_main(["exp", "run", "--temp", "-q", "-n", "tune-x-0", "-S", "ppo.kl=0.1"]) == 0
+    assert run_experiment(repository, METRIC, "tune-x-0", {"ppo.kl": 0.1})
+    with pytest.raises(TuneError, match=r"tune-x-0 exists with ppo.kl=0.1, and the search wants 0.2.*dvc exp remove"):
+        run_experiment(repository, METRIC, "tune-x-0", {"ppo.kl": 0.2})
