@@ -1,5 +1,9 @@
 """What a stage says, kept in logs/<stage>.log for the morning after: as on the terminal, without its progress bars,
-and without the values of secrets in the environment."""
+and without the values of secrets in the environment.
+
+Temporary and queued experiments run in copies of the repository that DVC deletes afterwards; their logs lie in the
+repository itself, in logs/<experiment>/.
+"""
 
 from __future__ import annotations
 
@@ -87,11 +91,21 @@ class Tee(io.TextIOBase):
         return self._stream.encoding
 
 
+def log_root(root: Path) -> Path:
+    """`root`/logs; for a temporary or queued experiment logs/<experiment> of the repository that started it (DVC puts
+    both into a stage's environment)."""
+    started_in, experiment = os.environ.get("DVC_ROOT"), os.environ.get("DVC_EXP_NAME")
+    if started_in and experiment and (Path(started_in) / ".dvc" / "tmp").resolve() in root.resolve().parents:
+        return Path(started_in) / FOLDER / experiment
+    return root / FOLDER
+
+
 def log_file(root: Path, name: str) -> Path:
-    """logs/<name>.log; the other processes of a distributed run have one each. A large one is moved aside first."""
+    """<name>.log in `log_root`; the other processes of a distributed run have one each. A large one is moved aside
+    first."""
     rank = os.environ.get("RANK", "0")
-    path = root / FOLDER / f"{name}{'' if rank == '0' else f'.rank{rank}'}.log"
-    path.parent.mkdir(exist_ok=True)
+    path = log_root(root) / f"{name}{'' if rank == '0' else f'.rank{rank}'}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file() and path.stat().st_size > KEEP:
         path.replace(path.with_name(f"{path.name}.1"))
     return path

@@ -35,10 +35,13 @@ stages:
 """
 TRAIN = """
 import json, math, pathlib
+from affine.logs import logged
 from ruamel.yaml import YAML
 params = YAML(typ="safe", pure=True).load(pathlib.Path("params.yaml"))
 kl, rate = params["ppo"]["kl"], params["sft"]["learning_rate"]
-assert kl < 0.9, "diverged"
+with logged(pathlib.Path.cwd(), "ppo"):
+    print(f"kl {kl}")
+    assert kl < 0.9, "diverged"
 score = 0.9 - abs(math.log10(rate) + 3) / 10 - kl
 pathlib.Path("adapter").write_text(repr(score))
 pathlib.Path("metrics").mkdir(exist_ok=True)
@@ -76,6 +79,7 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work there, with this interpreter's commands first."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("AFFINE_WORK", raising=False)
 
 

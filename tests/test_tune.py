@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from dvc.cli import main as dvc_main
 
 from affine.__main__ import main
 from affine.cli.experiments import changed, experiments, table
-from affine.tune import Dimension, Metric, Search, TuneError, parse_dimension, run_experiment, study_name
+from affine.tune import PATIENCE, Dimension, Metric, Search, TuneError, parse_dimension, run_experiment, study_name
 from tests import small_graph
 from tests.killed import die_at, in_child
 
@@ -203,3 +204,17 @@ def test_an_experiment_with_other_values_is_not_taken_for_the_trials(repository:
     assert run_experiment(repository, METRIC, "tune-x-0", {"ppo.kl": 0.1})
     with pytest.raises(TuneError, match=r"tune-x-0 exists with ppo.kl=0.1, and the search wants 0.2.*dvc exp remove"):
         run_experiment(repository, METRIC, "tune-x-0", {"ppo.kl": 0.2})
+
+
+def test_a_failed_trial_leaves_its_log(repository: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """DVC deletes the copy that a trial ran in; what its stages said lies in the repository."""
+    assert main(["tune", "ppo.kl=0.95,0.99", "--trials", "1"]) == 1
+    said = capfd.readouterr()
+    folders = re.findall(r"failed; what its stages said is in (logs/tune-\w+-\d)/", said.out)
+    assert len(folders) == PATIENCE
+    assert folders[0].rpartition("-")[0] + "-*/" in said.err
+    for folder in folders:
+        assert "AssertionError: diverged" in (repository / folder / "ppo.log").read_text()
+    assert sorted(path.name for path in (repository / "logs").iterdir()) == sorted(f[5:] for f in folders)
+    assert dvc_main(["exp", "run", "-q", "-n", "here", "-S", "ppo.kl=0.2"]) == 0  # no copy, so no folder
+    assert "\nkl 0.2\n" in (repository / "logs" / "ppo.log").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def run(arguments: list[str]) -> int:
     _, commit = reader(root, "HEAD")
     search = Search(
         root, study_name(space, metric, commit), space, metric,
-        seed=chosen.seed, run=partial(run_experiment, root, metric),
+        seed=chosen.seed, run=partial(attempt, console, root, metric),
     )  # fmt: skip
     failures = 0
     while (number := len(search.finished())) < chosen.trials:
@@ -66,11 +67,19 @@ def run(arguments: list[str]) -> int:
         trial = search.step()
         failures = 0 if trial else failures + 1
         if failures == PATIENCE:
-            raise TuneError(f"{PATIENCE} trials failed one after the other; see logs/ and `dvc exp show`")
+            raise TuneError(f"{PATIENCE} trials failed one after the other; see above, and logs/{search.name}-*/")
         if trial:
             console.print(f"  {escape(_values(trial))}: {trial.score:.4f}", soft_wrap=True)
     show(console, search, root)
     return 0
+
+
+def attempt(console: Console, root: Path, metric: Metric, name: str, values: Mapping[str, Any]) -> str | None:
+    """`run_experiment`; where a trial fails, say where its log lies."""
+    text = run_experiment(root, metric, name, values)
+    if text is None:
+        console.print(f"  [red]failed[/]; what its stages said is in logs/{name}/", highlight=False, soft_wrap=True)
+    return text
 
 
 def check_space(space: list[Dimension]) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from affine.errors import AffineError
-from affine.logs import FOLDER
+from affine.logs import log_root
 from affine.report.gather import Series, read_curves
 from affine.training.track import THROUGHPUT
 from affine.training.work import work_root
@@ -69,7 +69,7 @@ def throughput(root: Path, stage: str, folder: Path) -> dict[str, Series]:
     logs/ once it is done. None where the curves came later, by git or from DVC's run cache."""
     if _running(folder):
         timed = folder.parents[1] / THROUGHPUT
-    elif _written(timed := root / FOLDER / THROUGHPUT / stage) < _written(folder):
+    elif _written(timed := log_root(root) / THROUGHPUT / stage) < _written(folder):
         return {}
     return {f"{THROUGHPUT}/{key}": points for key, points in read_curves(timed).items()}
 

@@ -31,7 +31,7 @@ from transformers import AutoTokenizer
 
 from affine.errors import AffineError
 from affine.files import published, read_json, write_json
-from affine.logs import FOLDER
+from affine.logs import log_root
 from affine.models.attention import choose_dtype
 from affine.models.chat import Renderer
 from affine.models.checkpoint import check_checkpoint
@@ -498,7 +498,7 @@ def _publish(trainer: Trainer, curves: Curves, root: Path, out: Path) -> None:
         save_adapter(trainer.policy.model, folder, trainer.digest, adapter="default")
         save_file(trainer.policy.value_head.state_dict(), folder / "value_head.safetensors")
     curves.publish(root / "metrics" / "curves" / "ppo")
-    curves.publish_throughput(root / FOLDER / THROUGHPUT / "ppo")
+    curves.publish_throughput(log_root(root) / THROUGHPUT / "ppo")
     summary: dict[str, Any] = {
         "enabled": True,
         "iterations": trainer.settings.iterations,

@@ -32,7 +32,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from affine.dataset.sequences import Dataset, load_dataset, load_tokenizer, tokenizer_digest
 from affine.errors import AffineError
 from affine.files import published, write_json
-from affine.logs import FOLDER
+from affine.logs import log_root
 from affine.models.attention import choose_dtype
 from affine.models.checkpoint import check_checkpoint
 from affine.models.lora import (
@@ -379,7 +379,7 @@ def _publish(root: Path, folder: Path, trainer: SftTrainer, curves: Curves) -> N
         "validation": {env: best[f"eval_{env}"] for env in ENVS if f"eval_{env}" in best},
     }
     curves.publish(root / "metrics" / "curves" / "sft")
-    curves.publish_throughput(root / FOLDER / THROUGHPUT / "sft")
+    curves.publish_throughput(log_root(root) / THROUGHPUT / "sft")
     write_json(root / "metrics" / "sft.json", metrics)
     with published(root / "models" / "sft") as target:
         for file in sorted((folder / f"best-{best['step']}").iterdir()):

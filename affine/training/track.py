@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from affine.errors import AffineError
-from affine.logs import FOLDER
+from affine.logs import log_root
 
 THROUGHPUT = "throughput"
 """The folder of what a clock measured, in the work folder and in logs/, and its curves' prefix in trackers."""
@@ -49,7 +49,7 @@ class TensorBoard:
 
         # Rows after the checkpoint that an interrupted run had written are purged when the files are read.
         self._writer: Any = SummaryWriter(
-            str(root / FOLDER / "tensorboard" / run), purge_step=resume_step + 1 if resume_step else None
+            str(log_root(root) / "tensorboard" / run), purge_step=resume_step + 1 if resume_step else None
         )
         if not resume_step:
             self._writer.add_text("params", "\n".join(f"    {key}: {value}" for key, value in sorted(config.items())))
@@ -75,8 +75,8 @@ class WandB:
             )
         import wandb
 
-        folder = root / FOLDER
-        folder.mkdir(exist_ok=True)
+        folder = log_root(root)
+        folder.mkdir(parents=True, exist_ok=True)
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             id=run,
