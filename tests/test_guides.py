@@ -3,18 +3,16 @@ of the rest (long games, servers, remotes) it is known that they exist and take 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
+import test_sweep
 import yaml
 from pareto_episodes import write_evaluations
 from tiny import make_tiny_base
@@ -53,8 +51,6 @@ REAL = (
     "dvc status dvc.yaml",
     "dvc exp show",
     "dvc exp diff",
-    "dvc exp run --queue -S ppo.kl=0.01,0.03,0.1",
-    "dvc queue start --jobs 2",
     "dvc remote add -d NAME s3://...",
     "python -m affine preset pretrain",
     "python -m affine preset smoke",
@@ -88,7 +84,6 @@ QUEUED = (
     "dvc exp run -S pareto.policy=ours-2026-01-01",
     "dvc exp run -S ppo.kl=0.03",
     "dvc exp run -S sft.epochs=6",
-    "dvc exp run -n softer -S ppo.kl=0.003",
     "dvc exp run -n no-sft -S sft.epochs=0",
     "dvc exp run -n no-kl -S ppo.kl=0",
     "dvc exp run -n turn-gae -S ppo.advantage=gae -S ppo.gae=turn",
@@ -114,14 +109,10 @@ ELSEWHERE = {
     "dvc repro --pull": ("test_remote.py", '"repro", "--pull"'),
     "dvc status -c": ("test_remote.py", '"status", "-c"'),
     "dvc exp push origin NAME": ("test_remote.py", '"exp", "push"'),
-    "dvc exp diff softer": ("test_tune.py", '["exp", "diff", best]'),
-    "dvc exp branch softer try-softer": ("test_tune.py", '["exp", "branch", best, "try"]'),
-    "dvc exp apply softer": ("test_tune.py", '["exp", "apply", best]'),
     "dvc exp show --only-changed": ("test_tune.py", '"--only-changed"'),
     'eval "dvc exp run $(python -m affine preset smoke --args)"': ("test_presets.py", '"smoke", "--args"'),
     "python -m affine preset NAME --show": ("test_presets.py", '"smoke", "--show"'),
     "python -m affine deps --check": ("test_deps.py", '"--check"'),
-    "python -m affine experiments": ("test_tune.py", 'main(["experiments"])'),
     "python -m affine lineage models/ppo": ("test_lineage.py", '"models/ppo"'),
     "python -m affine remote-check": ("test_remote.py", '"remote-check"'),
     "python -m affine repro -j 4": ("test_repro.py", '"repro", "-j"'),
@@ -147,7 +138,7 @@ def commands() -> set[str]:
 
 def rest() -> list[str]:
     """Commands that no table holds: long games, servers, other people's remotes."""
-    known = {*REAL, *MAKE, *QUEUED, *ELSEWHERE}
+    known = {*REAL, *MAKE, *QUEUED, *ELSEWHERE, *test_sweep.commands()}
     return sorted(commands() - known)
 
 
@@ -213,11 +204,7 @@ def test_command_runs_as_it_stands(repository: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("GIT_COMMITTER_EMAIL", "t@example.org")
     words = words_of(command)
     if words[0] == "dvc":
-        if words[1:3] == ["queue", "start"]:  # what was queued would train for an hour
-            assert dvc(["queue", "remove", "--all"]) == 0
         assert dvc(words[1:]) == 0
-        if words[1:3] == ["queue", "start"]:
-            stop_workers(repository)
         return
     assert main([*words[3:], *SMALLER.get(words[3], [])]) == 0
     if words[3] == "preset" and "--show" not in words:
@@ -246,35 +233,6 @@ def test_target_is_about_to_run_what_it_says(on_path: None, command: str) -> Non
     assert all(text in done.stdout for text in MAKE[command])
     if "DRY=1" in command:
         assert "--force" not in done.stdout
-
-
-def workers(repository: Path) -> list[psutil.Process]:
-    """DVC's queue workers in this repository."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if "queue-worker" in process.cmdline() and Path(process.cwd()) == repository:
-                found.append(process)
-    return found
-
-
-def stop_workers(repository: Path) -> None:
-    """Sees DVC's queue workers start, and ends them, or they would begin with what a later test puts into the queue.
-
-    They should end by themselves once the queue is empty, but one of two was seen to wait forever: each asks for its
-    own end through files that both of them read and remove.
-    """
-    limit = time.monotonic() + 120
-    seen: dict[int, psutil.Process] = {}
-    while len(seen) < 2:
-        assert time.monotonic() < limit, f"of two workers {len(seen)} were seen"
-        seen |= {process.pid: process for process in workers(repository)}
-        time.sleep(0.05)
-    for process in seen.values():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(list(seen.values()), timeout=60)
-    assert not workers(repository)
 
 
 def test_experiments_of_the_guides_can_be_queued(on_path: None) -> None:
