@@ -109,32 +109,91 @@ def records(path: Path) -> Iterator[bytes]:
             record = b""
 
 
-def test_weights_and_biases_offline_has_the_same_numbers(tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path; from tests.test_track import train; root = Path(__import__('sys').argv[1]);"
-        "train(root, ['dvclive', 'wandb'], 1, 6)"
-    )
-    secret = "not-for-any-file-0123456789"
-    environment = {**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": str(ROOT), "HF_TOKEN": secret}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=True, cwd=tmp_path)
+SECRET = "not-for-any-file-0123456789"
+
+
+def offline(root: Path, code: str) -> int:
+    """Python in a process of its own, where Weights & Biases has no network; its exit status."""
+    environment = {**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": str(ROOT), "HF_TOKEN": SECRET}
+    given = "from pathlib import Path; from tests.test_track import train; import os; root = Path.cwd(); "
+    return subprocess.run([sys.executable, "-c", given + code], env=environment, check=False, cwd=root).returncode
+
+
+def sent(root: Path) -> tuple[list[dict[str, float]], dict[str, str]]:
+    """(rows in their order, parameters) in all .wandb files below logs/, which `wandb sync` would send."""
     from wandb.proto import wandb_internal_pb2
 
-    [path] = (tmp_path / "logs" / "wandb").glob("offline-run-*/run-sft-0123.wandb")
-    rows: dict[int, float] = {}
-    config = {}
-    for data in records(path):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            row = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-            rows[row["_step"]] = row["train/loss"]
-            assert row["throughput/tokens_per_second"] == 1000 * row["_step"] + 1
-        elif record.WhichOneof("record_type") == "run":
-            assert (record.run.run_id, record.run.project) == ("sft-0123", "affine")
-            config |= {item.key or ".".join(item.nested_key): item.value_json for item in record.run.config.update}
-    assert rows == {step: value(step) for step in range(1, 7)}
+    rows: list[dict[str, float]] = []
+    config: dict[str, str] = {}
+    for path in sorted((root / "logs" / "wandb").glob("offline-run-*/*.wandb")):
+        for data in records(path):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                rows.append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items})
+            elif record.WhichOneof("record_type") == "run":
+                assert (record.run.run_id, record.run.project) == ("sft-0123", "affine")
+                config |= {item.key or ".".join(item.nested_key): item.value_json for item in record.run.config.update}
+    return rows, config
+
+
+def test_weights_and_biases_offline_has_the_same_numbers(tmp_path: Path) -> None:
+    assert offline(tmp_path, "train(root, ['dvclive', 'wandb'], 1, 6)") == 0
+    rows, config = sent(tmp_path)
+    assert [(row["_step"], row["train/loss"]) for row in rows] == [(step, value(step)) for step in range(1, 7)]
+    assert [row["throughput/tokens_per_second"] for row in rows] == [1000 * step + 1 for step in range(1, 7)]
     assert config["sft.learning_rate"] == "0.003"
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+
+
+def test_weights_and_biases_offline_has_every_row_once_after_a_kill(tmp_path: Path) -> None:
+    """Its client writes blocks of 32 KiB, so that a killed process leaves a part of its rows, or none."""
+    kill = "from affine.training import track; track.WandB.close = lambda self: os.kill(os.getpid(), 9); "
+    assert offline(tmp_path, f"{kill}train(root, ['dvclive', 'wandb'], 1, 6)") == -9
+    assert offline(tmp_path, "train(root, ['dvclive', 'wandb'], 5, 9, resume=4)") == 0
+    rows, _ = sent(tmp_path)
+    assert [(row["_step"], row["train/loss"]) for row in rows] == [(step, value(step)) for step in range(1, 10)]
+    first = [1, 1, 1, 1, 5, 5, 5, 5, 5]  # rows after the checkpoint are the second process's
+    assert [row["throughput/tokens_per_second"] for row in rows] == [1000.0 * (k + 1) + first[k] for k in range(9)]
+
+
+class Server:
+    """Stands for Weights & Biases' client and its server: an existing run that has `arrived` rows."""
+
+    Settings = dict
+
+    def __init__(self, arrived: int) -> None:
+        self.step = arrived + 1 if arrived else 0
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    def init(self, *, id: str, resume: str, **_: object) -> Server:
+        assert (id, resume) == ("sft-0123", "allow")
+        return self
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.rows.append((step, values))
+        self.step = step
+
+    def finish(self) -> None:
+        """Nothing is buffered."""
+
+
+@pytest.mark.parametrize("arrived", [0, 3, 6])
+def test_weights_and_biases_online_gets_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrived: int
+) -> None:
+    """Against a stand-in for the client: a killed process's last rows did not reach the server, or reached it although
+    they lie after the checkpoint."""
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    train(tmp_path, ["dvclive"], 1, 6)
+    server = Server(arrived)
+    monkeypatch.setitem(sys.modules, "wandb", server)  # type: ignore[arg-type]  # a stand-in for the module
+    train(tmp_path, ["dvclive", "wandb"], 5, 9, resume=4)
+    losses = {step: values["train/loss"] for step, values in server.rows if "train/loss" in values}
+    assert losses == {step: value(step) for step in range(arrived + 1, 10)}
+    assert sum("train/loss" in values for _, values in server.rows) == len(losses)
 
 
 def test_a_missing_key_or_package_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

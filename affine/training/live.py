@@ -46,6 +46,10 @@ class Curves:
         self._live = Live(str(folder), resume=resume_step > 0, save_dvc_exp=False, dvcyaml=None)
         # A work folder is named by all that determines its run, so its name is the run's identity everywhere.
         self._mirrors, self._shown = mirrors(folder.parent.name, resume_step)
+        for mirror in self._mirrors:
+            if not mirror.keeps:
+                for step, values in self._rows():
+                    mirror.log(step, values)
         self._shown_at = -SHOW_EVERY
 
     @property
@@ -75,6 +79,17 @@ class Curves:
                 file.write(f"{header}{step}\t{value:.6g}\n")
         for mirror in self._mirrors:
             mirror.log(step, {f"{THROUGHPUT}/{name}": value for name, value in values.items()})
+
+    def _rows(self) -> list[tuple[int, dict[str, float]]]:
+        """What was logged so far, step by step, as mirrors get it."""
+        found: dict[int, dict[str, float]] = {}
+        for folder, prefix in ((self.folder / "plots" / "metrics", ""), (self.throughput, f"{THROUGHPUT}/")):
+            for path in sorted(folder.rglob("*.tsv")):
+                name = prefix + path.relative_to(folder).with_suffix("").as_posix()
+                for row in path.read_text(encoding="utf-8").splitlines()[1:]:
+                    step, value = row.split("\t")
+                    found.setdefault(int(step), {})[name] = float(value)
+        return sorted(found.items())
 
     def publish(self, target: Path) -> None:
         """Copy the curves (the tsv files alone, without throughput) to the folder `target`, at once and whole."""

@@ -1,8 +1,8 @@
 """The curves of a run, mirrored to what teams already look at: Weights & Biases and TensorBoard.
 
 dvclive's files stay the record (they are what git and DVC compare); a mirror gets the same numbers at the same steps.
-A run that is killed and goes on stays one run there too: its identity is the name of its work folder, which is a hash
-of all that determines it, and steps before the checkpoint are not sent twice.
+A run that is killed and goes on stays one run there too, without gaps or doubled rows: its identity is the name of its
+work folder, which is a hash of all that determines it, and steps that have arrived are not sent twice.
 
 `WANDB_PROJECT`, `WANDB_ENTITY`, `WANDB_MODE` and `WANDB_API_KEY` are read by Weights & Biases itself.
 """
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from affine.errors import AffineError
 from affine.logs import log_root
@@ -33,6 +34,10 @@ class TrackingError(AffineError):
 class Mirror(Protocol):
     """Somewhere else that curves are sent to."""
 
+    keeps: ClassVar[bool]
+    """Whether every row is there for good once `log` returns. If not, a run that goes on sends the rows up to its
+    checkpoint again, and `log` drops those that had arrived."""
+
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Send one row."""
 
@@ -42,6 +47,8 @@ class Mirror(Protocol):
 
 class TensorBoard:
     """An event file below logs/tensorboard/<run>."""
+
+    keeps: ClassVar[bool] = True
 
     def __init__(self, root: Path, run: str, resume_step: int, config: Mapping[str, Any]) -> None:
         _need("tensorboard")
@@ -64,7 +71,13 @@ class TensorBoard:
 
 
 class WandB:
-    """A Weights & Biases run; its local files lie below logs/wandb."""
+    """A Weights & Biases run; its local files lie below logs/wandb.
+
+    Rows on their way are lost when the process is killed: online what was not sent yet, offline what was not written,
+    which may be all. The server says which steps it has; offline each process writes all rows, and what a killed one
+    left is removed, so that `wandb sync` sends every step once."""
+
+    keeps: ClassVar[bool] = False
 
     def __init__(self, root: Path, run: str, resume_step: int, config: Mapping[str, Any]) -> None:
         _need("wandb")
@@ -77,6 +90,9 @@ class WandB:
 
         folder = log_root(root)
         folder.mkdir(parents=True, exist_ok=True)
+        if mode == "offline":
+            for left in folder.glob(f"wandb/offline-run-*-{run}"):
+                shutil.rmtree(left)
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             id=run,
@@ -89,7 +105,7 @@ class WandB:
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        if step >= self._run.step:  # what an interrupted run had sent already has the same values here
+        if step >= self._run.step:  # what had arrived before has the same values
             self._run.log(dict(values), step=step)
 
     def close(self) -> None:
