@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from rich.console import Console
 
+import affine.cli.watch
 from affine.__main__ import main
 from affine.cli.watch import source, sparkline
+from affine.report.gather import read_curves
 from affine.training.live import Curves
 
 
@@ -66,6 +70,56 @@ def test_tokens_per_second_stand_beside_the_curves_they_belong_to(
 def test_no_curves_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["watch", "--once"]) == 1
     assert "no curves of sft or ppo yet" in capsys.readouterr().err
+
+
+def test_a_row_that_is_being_written_is_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loss = folder / "metrics" / "curves" / "sft" / "train" / "loss.tsv"
+    loss.parent.mkdir(parents=True)
+    for torn in ("2", "2\t", "2\t0.1"):
+        loss.write_text(f"step\tloss\n1\t2.0\n{torn}")
+        assert read_curves(loss.parents[1]) == {"train/loss": [(1.0, 2.0)]}
+        assert main(["watch", "--once"]) == 0
+        assert "sft  step 1 " in capsys.readouterr().out
+    for begun in ("", "step\tlo", "step\tloss\n", "step\tloss\n1\t2"):
+        loss.write_text(begun)
+        assert main(["watch", "--once"]) == 1
+        assert "sft: no curve with a whole row yet" in capsys.readouterr().err
+
+
+def test_live_it_waits_for_the_first_row_and_outlives_a_folder_that_goes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when it is started before training, and when training ends between the listing and the reading."""
+    seen: list[str] = []
+    work = folder / "work" / "sft-1"
+
+    def next_scene(seconds: float) -> None:
+        seen.append(capsys.readouterr().out)
+        if len(seen) == 1:
+            curves.append(Curves(work / "live"))
+            curves[0].log(1, {"train/loss": 2.0})
+        elif len(seen) == 2:
+            monkeypatch.setattr(affine.cli.watch, "read_curves", gone)
+        elif len(seen) == 3:
+            monkeypatch.setattr(affine.cli.watch, "read_curves", read_curves)
+            curves[0].publish(folder / "metrics" / "curves" / "sft")
+            shutil.rmtree(work)
+        else:
+            raise KeyboardInterrupt
+
+    def gone(path: Path) -> NoReturn:
+        (path / "train" / "nothing.tsv").read_text()
+        raise AssertionError
+
+    curves: list[Curves] = []
+    monkeypatch.setattr(affine.cli.watch, "Console", lambda: Console(force_terminal=True, width=300))
+    monkeypatch.setattr("time.sleep", next_scene)
+    main(["watch"])
+    assert "waiting: no curves of sft or ppo yet" in seen[0]
+    assert "under way, in sft-1" in seen[1]
+    assert "waiting: " in seen[2]
+    assert "nothing.tsv has just gone" in seen[2]
+    assert "as committed or done" in seen[3]
 
 
 def test_sparklines() -> None:

@@ -29,7 +29,7 @@ class WatchError(AffineError):
 
 
 def run(arguments: list[str]) -> int:
-    """Draw until interrupted, or once with --once. Raises WatchError."""
+    """Draw until interrupted, or once with --once. Raises WatchError (with --once alone: else it waits)."""
     parser = argparse.ArgumentParser(
         prog="python -m affine watch",
         description="Training curves in the terminal, redrawn while the run goes on. Ctrl-C ends the watching only.",
@@ -45,8 +45,16 @@ def run(arguments: list[str]) -> int:
         return 0
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while True:
-            live.update(draw(root, chosen.stage, chosen.only), refresh=True)
+            live.update(drawn_or_waiting(root, chosen.stage, chosen.only), refresh=True)
             time.sleep(chosen.every)
+
+
+def drawn_or_waiting(root: Path, stage: str | None, only: str = "") -> RenderableType:
+    """`draw`; where there is nothing to draw yet, why."""
+    try:
+        return draw(root, stage, only)
+    except WatchError as error:
+        return Text(f"waiting: {error}")
 
 
 def source(root: Path, stage: str | None) -> tuple[str, Path]:
@@ -84,15 +92,15 @@ def _written(folder: Path) -> float:
 
 
 def draw(root: Path, stage: str | None, only: str = "") -> RenderableType:
-    """A table with a line per curve: name, first and last value, extremes, and its shape."""
-    name, folder = source(root, stage)
-    curves = {
-        key: points
-        for key, points in (read_curves(folder) | throughput(root, name, folder)).items()
-        if only in key and points
-    }
+    """A table with a line per curve: name, last value, extremes, and its shape. Raises WatchError."""
+    try:
+        name, folder = source(root, stage)
+        found = read_curves(folder) | throughput(root, name, folder)
+    except FileNotFoundError as error:  # a run that ends replaces its folders
+        raise WatchError(f"{error.filename} has just gone, as at the end of a run; look again") from None
+    curves = {key: points for key, points in found.items() if only in key and points}
     if not curves:
-        raise WatchError(f"{name}: no curve's name contains {only!r}")
+        raise WatchError(f"{name}: no curve with a whole row{f' has a name with {only!r}' if only else ' yet'}")
     step = max(points[-1][0] for points in curves.values())
     title = Text.assemble(
         (name, "bold"),

@@ -84,9 +84,13 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def read_curves(folder: Path) -> dict[str, Series]:
-    """dvclive's curves below `folder`: name (with slashes) -> points. Empty where the stage logged none."""
+    """dvclive's curves below `folder`: name (with slashes) -> points. Empty where the stage logged none. A last row
+    that is still being written is left out."""
     curves: dict[str, Series] = {}
     for path in sorted(folder.rglob("*.tsv")):
-        lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
-        curves[path.relative_to(folder).with_suffix("").as_posix()] = [(float(c[0]), float(c[-1])) for c in lines]
+        _, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+        if rows and not rows[-1].endswith("\n"):
+            del rows[-1]
+        cells = [row.split("\t") for row in rows]
+        curves[path.relative_to(folder).with_suffix("").as_posix()] = [(float(c[0]), float(c[-1])) for c in cells]
     return curves
