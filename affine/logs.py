@@ -1,5 +1,6 @@
 """What a stage says, kept in logs/<stage>.log for the morning after: as on the terminal, without its progress bars,
-and without the values of secrets in the environment.
+and without secrets: those this machine holds (in the environment, the Hub's token file, .dvc/config.local) and what
+looks like one.
 
 Temporary and queued experiments run in copies of the repository that DVC deletes afterwards; their logs lie in the
 repository itself, in logs/<experiment>/.
@@ -7,6 +8,7 @@ repository itself, in logs/<experiment>/.
 
 from __future__ import annotations
 
+import configparser
 import io
 import logging
 import os
@@ -23,17 +25,50 @@ FOLDER = "logs"
 KEEP = 1_000_000
 """Bytes of a log after which the next run starts a new one; the last is kept as <stage>.log.1."""
 
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
+SHORTEST = 6
+"""Shorter values are no secrets, and would blot out ordinary text."""
+
+_SECRET = re.compile(
+    r"TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY|CONNECTION_STRING"
+    r"|(?<![A-Z])(KEY|PASS|PAT)(?![A-Z])",
+    re.IGNORECASE,
+)
+"""In the name of a variable or an option."""
+_SHAPES = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    r"(?P<hf_token>hf_[A-Za-z0-9]{16,})"
+    r"|(?P<aws_key>(?:AKIA|ASIA)[A-Z0-9]{16})"
+    r"|(?P<github_token>gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})"
+    r"|(?P<api_key>sk-[A-Za-z0-9_-]{20,})"
+    r")"
+    r"|(?<=://)(?P<user_and_password>[^\s/:@]+:[^\s/@]+)(?=@)"
+)
+"""What services' secrets look like, and user:password@ in an address."""
 _REDRAWN = re.compile(r".*(\r|\x1b\[2K)")
 """What a terminal has overwritten by the end of a line: the earlier states of a progress bar."""
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """Value -> the variable's name, for every variable that is named like a secret; the longest values first. Values
-    under six characters are no secrets, and would blot out ordinary text."""
-    found = {value: name for name, value in sorted(environment.items()) if _SECRET.search(name) and len(value) >= 6}
-    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
+def secrets(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Value -> its name, for each line of every variable that is named like a secret, of the Hub's token file, and of
+    the options of that kind in .dvc/config.local; the longest values first."""
+    given = [(name, value) for name, value in sorted(environment.items()) if _SECRET.search(name)]
+    token = _token_file(environment)
+    if token.is_file():
+        given.append((token.name, token.read_text(encoding="utf-8")))
+    local = configparser.ConfigParser(interpolation=None, strict=False)
+    local.read(root / ".dvc" / "config.local", encoding="utf-8")
+    for section in local.values():
+        given += [(name, value) for name, value in section.items() if _SECRET.search(name)]
+    lines = {line.strip(): name for name, value in given for line in value.splitlines()}
+    return {line: lines[line] for line in sorted(lines, key=len, reverse=True) if len(line) >= SHORTEST}
+
+
+def _token_file(environment: Mapping[str, str]) -> Path:
+    """Where huggingface_hub looks for its token."""
+    cache = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = environment.get("HF_HOME") or Path(cache) / "huggingface"
+    return Path(environment.get("HF_TOKEN_PATH") or Path(home) / "token").expanduser()
 
 
 class Redacted(io.TextIOBase):
@@ -62,6 +97,7 @@ class Redacted(io.TextIOBase):
         line = _ESCAPE.sub("", _REDRAWN.sub("", line))
         for value, name in self._hidden.items():
             line = line.replace(value, f"[{name}]")
+        line = _SHAPES.sub(lambda found: f"[{found.lastgroup}]", line)
         self._file.write(line.rstrip() + "\n")
         self._file.flush()
 
@@ -116,7 +152,7 @@ def logged(root: Path, name: str) -> Iterator[None]:
     """Copy what this process prints inside the block to logs/<name>.log, after a line with the date, and end it with
     how long that took. Our modules' log records of level INFO and above are printed too."""
     with log_file(root, name).open("a", encoding="utf-8") as file:
-        log = Redacted(file, secrets(os.environ))
+        log = Redacted(file, secrets(root, os.environ))
         start = time.monotonic()
         log.write(f"=== {time.strftime('%Y-%m-%d %H:%M:%S%z')} {name}, process {os.getpid()}\n")
         streams = sys.stdout, sys.stderr

@@ -124,11 +124,79 @@ def test_a_large_log_is_moved_aside(tmp_path: Path) -> None:
     assert (tmp_path / "logs" / "sft.log.1").stat().st_size == KEEP + 1
 
 
-def test_which_variables_are_secrets() -> None:
-    environment = {
-        "HF_TOKEN": "a" * 8,
-        "WANDB_API_KEY": "b" * 9,
-        "SSH_AUTH_SOCK": "/tmp/x-socket",
-        "KEYBOARD": "qwertz",
-    }
-    assert secrets(environment) == {"b" * 9: "WANDB_API_KEY", "a" * 8: "HF_TOKEN"}
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of somebody who is not logged in anywhere."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(folder))
+    for name in ("XDG_CACHE_HOME", "HF_HOME", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def test_which_variables_are_secrets(tmp_path: Path) -> None:
+    hidden = ("HF_TOKEN", "WANDB_API_KEY", "OPENAI_KEY", "KEY", "SSH_KEY_1", "DB_PASS", "GITHUB_PAT", "PGPASSWORD")
+    shown = ("SSH_AUTH_SOCK", "KEYBOARD", "MONKEY", "PATH", "TOKENIZERS_PARALLELISM", "PASSENGER", "COMPASS")
+    environment = {name: f"value of {name}" for name in (*hidden, *shown)}
+    assert set(secrets(tmp_path, environment).values()) == set(hidden)
+
+
+def test_each_line_of_a_secret_is_hidden_and_the_longest_first(tmp_path: Path) -> None:
+    found = secrets(tmp_path, {"SIGNING_KEY": "-----BEGIN-----\nMIIabcdef\n  MIIabcdefgh\nxyz\n", "A_TOKEN": "MIIabc"})
+    assert list(found) == ["-----BEGIN-----", "MIIabcdefgh", "MIIabcdef", "MIIabc"]
+
+
+def test_secrets_in_files_are_hidden(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub's token where huggingface_hub keeps it, and what `dvc remote modify --local` writes."""
+    token = home / ".cache" / "huggingface" / "token"
+    token.parent.mkdir(parents=True)
+    token.write_text("tok-by-login\n")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config.local").write_text(
+        "['remote \"store\"']\n    access_key_id = keyid-of-ada\n    secret_access_key = 50%off/x\n"
+        "    url = s3://bucket/affine\n"
+    )
+    with logged(tmp_path, "x"):
+        print("tok-by-login, keyid-of-ada and 50%off/x for s3://bucket/affine")
+    hidden = "[secret_access_key] for s3://bucket/affine"
+    assert body(tmp_path, "x")[1] == f"[token], [access_key_id] and {hidden}"
+    monkeypatch.setenv("HF_TOKEN_PATH", str(home / "elsewhere"))
+    (home / "elsewhere").write_text("tok-elsewhere")
+    assert set(secrets(tmp_path, {"HF_TOKEN_PATH": str(home / "elsewhere")})) >= {"tok-elsewhere", "keyid-of-ada"}
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (f"token=hf_{'aB3' * 11}.", "token=[hf_token]."),
+        (f"id AKIA{'Z9' * 8} of", "id [aws_key] of"),
+        (f"ghp_{'a1' * 18}", "[github_token]"),
+        (f"'github_pat_{'a1_' * 12}'", "'[github_token]'"),
+        (f"key sk-proj-{'a1' * 18},", "key [api_key],"),
+        ("git clone https://ada:s3cret@host/x.git", "git clone https://[user_and_password]@host/x.git"),
+        (f"https://hf_{'x' * 34}@huggingface.co", "https://[hf_token]@huggingface.co"),
+    ],
+)
+def test_what_looks_like_a_secret_is_hidden(said: str, kept: str) -> None:
+    assert redacted(said) == kept
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "sft: step 10, loss 1.234, 9000 tokens/s, sha 5d41402abc4b2a76b9719d911017c592d3a1b2c4",
+        "hf_xet and hf_transfer speed up huggingface_hub; half_precision_everywhere_in_this_model",
+        "http://127.0.0.1:8000/v1/chat/completions at 12:30, mail to ada@example.org",
+        "s3://bucket/a:b and git@github.com:ada/affine.git, python@3.11",
+        "risk-averse-and-task-oriented-agents-are-fine, AKIA is a prefix",
+        "/root/.cache/huggingface/token",
+    ],
+)
+def test_ordinary_text_stays(said: str) -> None:
+    assert redacted(said) == said
+
+
+def redacted(said: str) -> str:
+    file = io.StringIO()
+    Redacted(file, {}).write(f"{said}\n")
+    return file.getvalue().removesuffix("\n")
