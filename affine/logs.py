@@ -25,6 +25,8 @@ FOLDER = "logs"
 KEEP = 1_000_000
 """Bytes of a log after which the next run starts a new one; the last is kept as <stage>.log.1."""
 
+SECONDS = "seconds.tsv"
+"""In an experiment's folder: a line for every stage that ran, with its seconds."""
 SHORTEST = 6
 """Shorter values are no secrets, and would blot out ordinary text."""
 
@@ -127,13 +129,31 @@ class Tee(io.TextIOBase):
         return self._stream.encoding
 
 
+def _experiment() -> Path | None:
+    """Inside `dvc exp run` logs/<experiment> of the repository that started it, which DVC puts into the environment."""
+    started_in, name = os.environ.get("DVC_ROOT"), os.environ.get("DVC_EXP_NAME")
+    return Path(started_in) / FOLDER / name if started_in and name else None
+
+
 def log_root(root: Path) -> Path:
-    """`root`/logs; for a temporary or queued experiment logs/<experiment> of the repository that started it (DVC puts
-    both into a stage's environment)."""
-    started_in, experiment = os.environ.get("DVC_ROOT"), os.environ.get("DVC_EXP_NAME")
-    if started_in and experiment and (Path(started_in) / ".dvc" / "tmp").resolve() in root.resolve().parents:
-        return Path(started_in) / FOLDER / experiment
-    return root / FOLDER
+    """`root`/logs; for a temporary or queued experiment, which runs in a copy of the repository below its .dvc/tmp,
+    logs/<experiment> there."""
+    kept = _experiment()
+    return kept if kept and (kept.parents[1] / ".dvc" / "tmp").resolve() in root.resolve().parents else root / FOLDER
+
+
+def experiment_seconds(root: Path, experiment: str) -> float | None:
+    """Seconds that stages of `experiment` ran on this machine, every attempt counted; None where none did."""
+    path = root / FOLDER / experiment / SECONDS
+    return sum(float(line.split("\t")[1]) for line in path.read_text().splitlines()) if path.is_file() else None
+
+
+def _note_seconds(name: str, seconds: float) -> None:
+    """Add to what `experiment_seconds` reads."""
+    if (folder := _experiment()) and os.environ.get("RANK", "0") == "0":
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / SECONDS).open("a", encoding="utf-8") as file:
+            file.write(f"{name}\t{seconds:.1f}\n")
 
 
 def log_file(root: Path, name: str) -> Path:
@@ -150,7 +170,8 @@ def log_file(root: Path, name: str) -> Path:
 @contextmanager
 def logged(root: Path, name: str) -> Iterator[None]:
     """Copy what this process prints inside the block to logs/<name>.log, after a line with the date, and end it with
-    how long that took. Our modules' log records of level INFO and above are printed too."""
+    how long that took (an experiment's is added to its `SECONDS`). Our modules' log records of level INFO and above are
+    printed too."""
     with log_file(root, name).open("a", encoding="utf-8") as file:
         log = Redacted(file, secrets(root, os.environ))
         start = time.monotonic()
@@ -177,4 +198,6 @@ def logged(root: Path, name: str) -> Iterator[None]:
             ours.propagate = True
             sys.stdout, sys.stderr = streams
             log.finish()
-            log.write(f"=== {outcome} after {time.monotonic() - start:.1f} s\n")
+            seconds = time.monotonic() - start
+            log.write(f"=== {outcome} after {seconds:.1f} s\n")
+            _note_seconds(name, seconds)

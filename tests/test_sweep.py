@@ -60,6 +60,7 @@ def test_the_guides_loop_of_experiments(repository: Path, monkeypatch: pytest.Mo
     expected = {kl: 0.9 - abs(math.log10(0.003) + 3) / 10 - kl for kl in (0.003, 0.01, 0.03, 0.1)}
     rows = {row.name: row for row in experiments(repository) if row.child}
     assert set(rows) == {"softer", *names}
+    assert rows["softer"].seconds is not None  # it ran here, in no copy
     found = {row.params["ppo.kl"]: row.scores["ppo"]["overall"] for row in rows.values()}
     assert found == pytest.approx(expected)
     shown = [line.split() for line in table.splitlines()]
@@ -73,6 +74,7 @@ def test_the_guides_loop_of_experiments(repository: Path, monkeypatch: pytest.Mo
     assert branched["ppo"]["overall"] == pytest.approx(expected[0.003])
     for name in names:  # the copies are gone, their logs are not; the default's result came from DVC's run cache
         kl = rows[name].params["ppo.kl"]
+        assert (rows[name].seconds is not None) is (kl != 0.01)
         log = repository / "logs" / name / "ppo.log"
         assert log.is_file() is (kl != 0.01)
         assert not log.is_file() or f"\nkl {kl}\n" in log.read_text()

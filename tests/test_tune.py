@@ -164,6 +164,9 @@ def test_trials_are_experiments(
         assert dvc_main(command) == 0
     assert small_graph.git(repository, "show", "try:metrics/evaluate.json")
     capsys.readouterr()
+    log = (repository / "logs" / best / "ppo.log").read_text()
+    [spent] = [float(seconds) for seconds in re.findall(r"=== done after ([\d.]+) s", log)]
+    assert trials[best].seconds == spent
     for width in (80, 130):
         monkeypatch.setenv("COLUMNS", str(width))
         assert main(["experiments"]) == 0
@@ -172,6 +175,10 @@ def test_trials_are_experiments(
         assert f"{100 * scores[best]:.1f}±5.0" in shown
         assert "blocked:" in shown
         assert "…" not in shown
+        heads = shown.splitlines()[0].split()
+        [line] = [row.split() for row in shown.splitlines() if row.split()[:1] == [best]]
+        assert heads.index("tokens") == heads.index("time") - 1
+        assert line[4:6] == ["41", f"{spent:.0f}s"]  # after overall and two environments
         assert max(len(line) for line in shown.splitlines()) <= width
     assert table(rows, "ppo").row_count == len(rows) == 4
     assert dvc_main(["exp", "apply", best]) == 0

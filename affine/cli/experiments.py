@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from affine.errors import AffineError
+from affine.logs import experiment_seconds
 from affine.training.track import flat
 from affine.types import ENVS
 
@@ -29,7 +30,7 @@ class ExperimentsError(AffineError):
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """A commit, an experiment on it (`child`), or the workspace. `params` are dotted keys; `state` is DVC's: success,
-    queued, running or failed."""
+    queued, running or failed; `seconds` is what its stages ran on this machine, None if they came from elsewhere."""
 
     name: str
     created: str
@@ -38,6 +39,7 @@ class Experiment:
     params: Mapping[str, Any]
     scores: Mapping[str, Any]
     verdicts: Mapping[str, Any]
+    seconds: float | None = None
 
 
 def run(arguments: list[str]) -> int:
@@ -45,7 +47,8 @@ def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m affine experiments",
         description="DVC's experiments in a few columns: what was changed, overall score with its interval, score per"
-        " environment, verdict, tokens. (`dvc exp show` has every metric and parameter: some six hundred columns.)",
+        " environment, tokens per episode, the time its stages ran on this machine, verdict. (`dvc exp show` has every"
+        " metric and parameter, a column each.)",
     )
     parser.add_argument("--model", choices=("base", "sft", "ppo"), default="ppo", help="default: ppo")
     parser.add_argument("-n", "--num", type=int, default=1, metavar="N", help="experiments of the last N commits")
@@ -68,14 +71,14 @@ def experiments(root: Path, num: int = 1, *, everything: bool = False) -> Iterat
     except DvcException as error:
         raise ExperimentsError(f"{' '.join(str(error).split())}; run from the repository's root") from None
     for state in shown:
-        yield _experiment(state, "success", child=False)
+        yield _experiment(root, state, "success", child=False)
         for group in state.experiments or ():
             running = group.executor.state if group.executor else "success"
             for one in group.revs[:1]:
-                yield _experiment(one, running, child=True)
+                yield _experiment(root, one, running, child=True)
 
 
-def _experiment(state: Any, running: str, *, child: bool) -> Experiment:
+def _experiment(root: Path, state: Any, running: str, *, child: bool) -> Experiment:
     data = state.data
     name = state.name or ("workspace" if state.rev == "workspace" else state.rev[:7])
     if data is None:
@@ -83,20 +86,24 @@ def _experiment(state: Any, running: str, *, child: bool) -> Experiment:
     params = {key: value for file in data.params.values() for key, value in flat(file.get("data") or {}).items()}
     metrics = {path: file.get("data") or {} for path, file in data.metrics.items()}
     created = f"{data.timestamp:%m-%d %H:%M}" if data.timestamp else ""
-    return Experiment(name, created, running, child, params, metrics.get(SCORES, {}), metrics.get(VERDICTS, {}))
+    seconds = experiment_seconds(root, name) if child else None
+    scores, verdicts = metrics.get(SCORES, {}), metrics.get(VERDICTS, {})
+    return Experiment(name, created, running, child, params, scores, verdicts, seconds)
 
 
 def table(rows: list[Experiment], model: str, width: int = 120) -> Table:
     """A line per experiment, in percent; experiments stand below their commit, with the parameters that differ from it.
-    Under 110 columns tokens and dates are left out, under 120 the environments' names are cut."""
-    made = Table(box=None, padding=(0, 1, 0, 0), caption=f"scores of {model} in percent", caption_justify="left")
-    made.add_column("experiment", overflow="fold", min_width=18)
+    Under 120 columns dates are left out and the environments' names are cut."""
+    caption = f"scores of {model} in percent; time: what an experiment's stages ran on this machine"
+    made = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, caption=caption, caption_justify="left")
+    made.add_column("experiment", overflow="fold", min_width=16)
     made.add_column("overall", justify="right", no_wrap=True)
     for env in ENVS:
-        made.add_column(env if width >= 120 else env[:4], justify="right", no_wrap=True)
-    made.add_column("verdict", overflow="fold", min_width=10)
-    if width >= 110:
-        made.add_column("tokens", justify="right", no_wrap=True)
+        made.add_column(env if width >= 120 else env[:3], justify="right", no_wrap=True)
+    for head in ("tokens", "time"):
+        made.add_column(head, justify="right", no_wrap=True)
+    made.add_column("verdict", overflow="fold", min_width=9)
+    if width >= 120:
         made.add_column("created", no_wrap=True)
     parent: Mapping[str, Any] = {}
     for row in rows:
@@ -110,10 +117,11 @@ def table(rows: list[Experiment], model: str, width: int = 120) -> Table:
             f"{'' if row.child else '[bold]'}{escape(row.name)}{'' if row.child else '[/]'}{state}{set_here}",
             _overall(scores),
             *(f"{100 * envs[env]:.0f}" if env in envs else "" for env in ENVS),
+            f"{scores['tokens']:.0f}" if "tokens" in scores else "",
+            "" if row.seconds is None else _time(row.seconds),
             escape(_verdict(row.verdicts, model)),
+            *([row.created] if width >= 120 else []),
         ]
-        if width >= 110:
-            cells += [f"{scores['tokens']:.0f}" if "tokens" in scores else "", row.created]
         made.add_row(*cells)
     return made
 
@@ -121,6 +129,13 @@ def table(rows: list[Experiment], model: str, width: int = 120) -> Table:
 def changed(params: Mapping[str, Any], parent: Mapping[str, Any]) -> str:
     """The parameters that differ, as `-S` would take them."""
     return ", ".join(f"{key}={params[key]}" for key in sorted(params) if params[key] != parent.get(key, params[key]))
+
+
+def _time(seconds: float) -> str:
+    """In at most five characters up to a thousand hours."""
+    if seconds < 99.5:
+        return f"{seconds:.0f}s"
+    return f"{seconds / 60:.0f}m" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f}h"
 
 
 def _overall(scores: Mapping[str, Any]) -> str:
