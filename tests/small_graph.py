@@ -32,6 +32,8 @@ stages:
     metrics:
       - metrics/evaluate.json: {cache: false}
       - metrics/pareto.json: {cache: false}
+    plots:
+      - metrics/plots/scores.csv: {cache: false}
 """
 TRAIN = """
 import json, math, pathlib
@@ -44,10 +46,12 @@ with logged(pathlib.Path.cwd(), "ppo"):
     assert kl < 0.9, "diverged"
 score = 0.9 - abs(math.log10(rate) + 3) / 10 - kl
 pathlib.Path("adapter").write_text(repr(score))
-pathlib.Path("metrics").mkdir(exist_ok=True)
+pathlib.Path("metrics/plots").mkdir(parents=True, exist_ok=True)
 env = {"sat": score, "textcraft": score / 2}
 row = {"overall": score, "low": score - 0.05, "high": score + 0.05, "tokens": 41.0, "env": env}
 pathlib.Path("metrics/evaluate.json").write_text(json.dumps({"base": row, "ppo": row}))
+lines = [f"ppo,{name},{mean},{mean - 0.1},{mean + 0.1}" for name, mean in env.items()]
+pathlib.Path("metrics/plots/scores.csv").write_text("\\n".join(["model,env,score,low,high", *lines]))
 pair = {"dominates": {"p": False}, "blocks": "textcraft", "verdict": "no"}
 pathlib.Path("metrics/pareto.json").write_text(json.dumps({"policy": "p", "ppo_vs_base": pair}))
 """

@@ -15,7 +15,18 @@ from dvc.cli import main as dvc_main
 
 from affine.__main__ import main
 from affine.cli.experiments import changed, experiments, table
-from affine.tune import PATIENCE, Dimension, Metric, Search, TuneError, parse_dimension, run_experiment, study_name
+from affine.cli.tune import interval
+from affine.tune import (
+    PATIENCE,
+    Dimension,
+    Metric,
+    Search,
+    Trial,
+    TuneError,
+    parse_dimension,
+    run_experiment,
+    study_name,
+)
 from tests import small_graph
 from tests.killed import die_at, in_child
 
@@ -194,14 +205,15 @@ def test_a_search_killed_after_its_experiment_was_saved_reads_it(
     train = repository / "train.py"
     train.write_text(f"open({str(counted)!r}, 'a').write('run\\n')\n" + train.read_text())
     small_graph.git(repository, "commit", "-qam", "count")
-    command = ["tune", "ppo.kl=0.1,0.2", "--trials", "1"]
+    command = ["tune", "ppo.kl=0.1,0.2", "--trials", "1", "--metric", "metrics/evaluate.json:ppo.env.textcraft"]
     assert in_child(lambda: main(command), die_at(optuna.Study, "tell", 1)) == signal.SIGKILL
     [saved] = [row for row in experiments(repository) if row.child]
     assert counted.read_text() == "run\n"
     capfd.readouterr()
     assert main(command) == 0
     said = capfd.readouterr().out
-    assert f"best: {saved.name}, {saved.scores['ppo']['overall']:.4f}" in said
+    score = saved.scores["ppo"]["env"]["textcraft"]
+    assert f"best: {saved.name}, {score:.4f} ({score - 0.1:.4f} to {score + 0.1:.4f})" in said
     assert counted.read_text() == "run\n"
     assert [row.name for row in experiments(repository) if row.child] == [saved.name]
 
@@ -225,3 +237,35 @@ def test_a_failed_trial_leaves_its_log(repository: Path, capfd: pytest.CaptureFi
     assert sorted(path.name for path in (repository / "logs").iterdir()) == sorted(f[5:] for f in folders)
     assert dvc_main(["exp", "run", "-q", "-n", "here", "-S", "ppo.kl=0.2"]) == 0  # no copy, so no folder
     assert "\nkl 0.2\n" in (repository / "logs" / "ppo.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("metrics/evaluate.json:ppo.overall", "0.6523 (0.6023 to 0.7023)"),
+        ("metrics/evaluate.json:ppo.env.textcraft", "0.3261 (0.2261 to 0.4261)"),
+        ("metrics/evaluate.json:base.env.sat", "0.6523 (no interval in metrics/plots/scores.csv)"),
+        ("metrics/evaluate.json:ppo.tokens", "41.0000 (no interval in metrics/evaluate.json)"),
+        ("metrics/pareto.json:size", "3.0000 (no interval in metrics/pareto.json)"),
+    ],
+)
+def test_the_best_trial_is_shown_with_its_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, said: str
+) -> None:
+    """Of what tests/small_graph.py writes for kl 0.2, by hand: 0.9 - (log10(0.003) + 3) / 10 - 0.2 = 0.65229."""
+    row = {
+        "overall": 0.65229,
+        "low": 0.60229,
+        "high": 0.70229,
+        "tokens": 41.0,
+        "env": {"sat": 0.65229, "textcraft": 0.326145},
+    }
+    files = {
+        "metrics/evaluate.json": json.dumps({"base": row, "ppo": row}),
+        "metrics/pareto.json": json.dumps({"size": 3}),
+        "metrics/plots/scores.csv": "model,env,low,high\nppo,sat,0.55,0.75\nppo,textcraft,0.226145,0.426145\n",
+    }
+    monkeypatch.setattr("affine.cli.tune.read_experiment", lambda root, name, file: files[file])
+    file, _, key = metric.partition(":")
+    what = Metric(file, key)
+    assert interval(tmp_path, what, Trial("x", {}, what.read(files[file]))) == said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import shlex
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from affine.cli.experiments import SCORES
 from affine.cli.preset import PARAMS, Change, assign, merge, override, read_yaml
 from affine.report.changes import reader
 from affine.tune import (
@@ -24,9 +26,13 @@ from affine.tune import (
     Trial,
     TuneError,
     parse_dimension,
+    read_experiment,
     run_experiment,
     study_name,
 )
+
+INTERVALS = "metrics/plots/scores.csv"
+"""A row per model and environment, with the interval of its score."""
 
 
 def run(arguments: list[str]) -> int:
@@ -39,9 +45,7 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("space", nargs="+", metavar="KEY=WHAT", help="LOW..HIGH, LOW..HIGH:log or A,B,C")
     parser.add_argument("--trials", type=int, default=20, help="in all, earlier runs of this search included (20)")
-    parser.add_argument(
-        "--metric", default="metrics/evaluate.json:ppo.overall", metavar="FILE:KEY", help="default: %(default)s"
-    )
+    parser.add_argument("--metric", default=f"{SCORES}:ppo.overall", metavar="FILE:KEY", help="default: %(default)s")
     parser.add_argument("--minimize", action="store_true", help="lower is better, as for a loss")
     parser.add_argument("--seed", type=int, default=0, help="of the proposals")
     chosen = parser.parse_args(arguments)
@@ -116,7 +120,7 @@ def show(console: Console, search: Search, root: Path) -> None:
     console.print(table)
     console.print(f"best: [bold]{best.name}[/], {interval(root, search.metric, best)}", soft_wrap=True)
     console.print(f"  dvc exp apply {best.name}", highlight=False)
-    if search.metric.file == "metrics/evaluate.json" and len(search.finished()) > 1:
+    if search.metric.file == SCORES and len(search.finished()) > 1:
         console.print(
             f"The best of {len(search.finished())} on the test tasks looks better than it is; believe it after an"
             " evaluation on other tasks (`-S tasks.seed=...`).", soft_wrap=True,
@@ -124,15 +128,20 @@ def show(console: Console, search: Search, root: Path) -> None:
 
 
 def interval(root: Path, metric: Metric, best: Trial) -> str:
-    """The best trial's metric, with the interval that stands beside it in its file, where there is one."""
-    from affine.tune import read_experiment
-
-    values: Any = json.loads(read_experiment(root, best.name, metric.file))
-    for part in metric.key.split(".")[:-1]:
-        values = values[part]
-    if isinstance(values, dict) and metric.key.endswith("overall") and {"low", "high"} <= values.keys():
-        return f"{best.score:.4f} ({values['low']:.4f} to {values['high']:.4f})"
-    return f"{best.score:.4f}"
+    """The best trial's metric with its interval: of a model's overall score it stands beside that, of a model in an
+    environment in `INTERVALS`; other numbers have none, which is said."""
+    score, file = f"{best.score:.4f}", metric.file
+    model, _, what = metric.key.partition(".")
+    ends: tuple[float, float] | None = None
+    if metric.file == SCORES and what == "overall":
+        values = json.loads(read_experiment(root, best.name, file))[model]
+        ends = values["low"], values["high"]
+    elif metric.file == SCORES and what.startswith("env."):
+        file = INTERVALS
+        for row in csv.DictReader(read_experiment(root, best.name, file).splitlines()):
+            if (row["model"], row["env"]) == (model, what.removeprefix("env.")):
+                ends = float(row["low"]), float(row["high"])
+    return f"{score} ({ends[0]:.4f} to {ends[1]:.4f})" if ends else f"{score} (no interval in {file})"
 
 
 def _values(trial: Trial) -> str:
