@@ -1,5 +1,5 @@
-"""Every command and snippet of README, QUICKSTART and TRAINING_GUIDE is run, here or in the test file named here;
-of the rest (long games, servers, remotes) it is known that they exist and take these options."""
+"""Every command and snippet of README, QUICKSTART and TRAINING_GUIDE is run: here, in tests/test_guides_run.py (what
+takes a server or data), in tests/test_sweep.py, or in the test file named here."""
 
 from __future__ import annotations
 
@@ -12,23 +12,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import test_guides_run
 import test_sweep
 import yaml
-from pareto_episodes import write_evaluations
-from tiny import make_tiny_base
+from guides import GUIDES, ROOT, commands, dvc, make_repository, words_of
 
 import affine.pareto.policies
 from affine.__main__ import main
 from affine.cli.preset import assign
-from affine.files import read_json, write_json
-from affine.models.checkpoint import write_sums
+from affine.files import read_json
 from affine.params import Params, load_params
 from affine.pareto.policies import POLICIES, IntervalRule
-from affine.pareto.run import judge_folder, run_pareto
-from affine.readme.rewrite import FILES
-
-ROOT = Path(__file__).parents[1]
-GUIDES = {name: (ROOT / name).read_text(encoding="utf-8") for name in FILES}
+from affine.pareto.run import judge_folder
 
 REAL = (
     "python -m affine params",
@@ -62,9 +57,6 @@ REAL = (
 SMALLER = {"check": ["--no-probes"], "experts": ["sat", "--levels", "0", "--tasks", "2"]}
 """What the test adds so that the model need not play and the experts play little."""
 
-WORDS = {"ENV": "sat", "USERNAME": "ada_l", "NAME": "store", "s3://...": "s3://bucket/affine", "<commit>": "a" * 40}
-"""What the test puts for the words that a reader replaces."""
-
 MAKE = {
     "make all": ["dvc repro"],
     "make test": ["pytest"],
@@ -80,6 +72,8 @@ MAKE = {
 """Targets, asked with -n -> what they must be about to run."""
 
 QUEUED = (
+    "dvc exp run",
+    "dvc exp run -S collect.source=policy -S collect.policy=policies/first -S collect.policy_digest=...",
     "dvc exp run -S pareto.confidence=0.95",
     "dvc exp run -S pareto.policy=ours-2026-01-01",
     "dvc exp run -S ppo.kl=0.03",
@@ -100,7 +94,9 @@ ELSEWHERE = {
     "dvc push --run-cache": ("test_remote.py", 'dvc("push", "--run-cache")'),
     "python -m affine play textcraft": ("test_cli.py", '"play"'),
     "python -m affine play ENV --level LEVEL --task ID": ("test_cli.py", '"--task"'),
-    "python -m affine play guess": ("test_readme.py", "play(env, task"),
+    "git clone <this repository> affine && cd affine": ("test_remote.py", '"clone"'),
+    "python -m affine play guess": ("test_readme.py", 'main(["play", "guess"])'),
+    "python -m affine bench verdict": ("test_bench.py", 'run(["verdict"'),
     "python -m affine envs --declare": ("test_declare.py", '"envs", "--declare"'),
     "python -m affine pretrain": ("test_pretrain.py", "pretrain("),
     "dvc pull evaluate": ("test_graph.py", '"pull", "evaluate"'),
@@ -116,92 +112,27 @@ ELSEWHERE = {
     "python -m affine lineage models/ppo": ("test_lineage.py", '"models/ppo"'),
     "python -m affine remote-check": ("test_remote.py", '"remote-check"'),
     "python -m affine repro -j 4": ("test_repro.py", '"repro", "-j"'),
-    "python -m affine tune sft.learning_rate=1e-5..1e-3:log ppo.kl=0.01,0.03 --trials 20": ("test_tune.py", '"tune"'),
     "python -m affine watch": ("test_watch.py", 'main(["watch"'),
     "python -m affine readme": ("test_readme.py", "run([])"),
 }
 """Command -> the test file that runs it, and what stands there."""
 
 
-def commands() -> set[str]:
-    """Whole lines of code blocks, and what stands in backticks within text."""
-    lines, inline = [], []
-    for text in GUIDES.values():
-        fences = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-        lines += [
-            line.partition("  #")[0].strip() for kind, b in fences.findall(text) if not kind for line in b.splitlines()
-        ]
-        inline += re.findall(r"`([^`\n]+)`", fences.sub("", text))
-    found = {c for c in lines + inline if c.startswith(("make ", "python -m affine ", "dvc ", "eval "))}
-    return {c for c in found if "…" not in c and "..." not in c.removesuffix("s3://...")}
-
-
-def rest() -> list[str]:
-    """Commands that no table holds: long games, servers, other people's remotes."""
-    known = {*REAL, *MAKE, *QUEUED, *ELSEWHERE, *test_sweep.commands()}
-    return sorted(commands() - known)
-
-
-def test_tables_are_up_to_date() -> None:
-    assert not {*REAL, *MAKE, *QUEUED, *ELSEWHERE} - commands(), "no guide has them any more"
+def test_every_command_of_the_guides_is_run() -> None:
+    known = {*REAL, *MAKE, *QUEUED, *ELSEWHERE, *test_sweep.commands(), *test_guides_run.COMMANDS}
+    assert commands() == known
     for file, text in ELSEWHERE.values():
         assert text in (ROOT / "tests" / file).read_text(encoding="utf-8")
 
 
-def test_other_commands_are_ones_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    """Target, command and options, as `--help` (or the Makefile) knows them."""
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    for command in rest():
-        words = shlex.split(re.sub(r"\$\(.*?\)", "", command))  # what is put in by another command
-        if words[0] == "make":
-            assert words[1] in targets, command
-            continue
-        if words[0] == "python":
-            with pytest.raises(SystemExit) as stopped:
-                main([words[3], "--help"])
-            assert stopped.value.code == 0, command
-        else:
-            groups = 3 if words[1] in ("exp", "queue", "metrics", "plots", "remote") else 2
-            assert dvc([*words[1:groups], "--help"]) == 0, command
-        text = capsys.readouterr().out
-        for option in (word for word in words if re.match(r"--?[a-z]", word, re.IGNORECASE) and word != "-m"):
-            assert re.search(rf"(?<![\w-]){re.escape(option)}\b", text), (command, option)
-
-
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with this tree's files, evaluations of made-up episodes, and a tiny release that was deployed."""
-    target = tmp_path_factory.mktemp("guides") / "affine"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file() and not name.startswith("tests/"):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, target / name)
-    git = ["git", "-C", str(target), "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
-        subprocess.run([*git, *arguments], check=True)
-    write_evaluations(target / "evaluations", tasks=40)
-    run_pareto(load_params(target / "params.yaml"), target)
-    make_tiny_base(target / "release")
-    write_sums(target / "release")
-    deployed = {"repo": "ada/Affine-nano", "revision": "a" * 40, "private": False, "endpoint": "http://127.0.0.1:9"}
-    write_json(target / "deploy/deployed.json", deployed)
-    return target
-
-
-def words_of(command: str) -> list[str]:
-    return [re.sub("|".join(map(re.escape, WORDS)), lambda m: WORDS[m[0]], word) for word in shlex.split(command)]
+    return make_repository(tmp_path_factory.mktemp("guides") / "affine")
 
 
 @pytest.mark.parametrize("command", REAL)
 def test_command_runs_as_it_stands(repository: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     monkeypatch.chdir(repository)
-    monkeypatch.setenv("GIT_AUTHOR_NAME", "t")
-    monkeypatch.setenv("GIT_AUTHOR_EMAIL", "t@example.org")
-    monkeypatch.setenv("GIT_COMMITTER_NAME", "t")
-    monkeypatch.setenv("GIT_COMMITTER_EMAIL", "t@example.org")
     words = words_of(command)
     if words[0] == "dvc":
         assert dvc(words[1:]) == 0
@@ -210,15 +141,6 @@ def test_command_runs_as_it_stands(repository: Path, monkeypatch: pytest.MonkeyP
     if words[3] == "preset" and "--show" not in words:
         assert load_params("params.yaml") != load_params(ROOT / "params.yaml")
         shutil.copyfile(ROOT / "params.yaml", "params.yaml")
-
-
-def dvc(arguments: list[str]) -> int:
-    from dvc.cli import main as dvc_main
-
-    try:
-        return int(dvc_main(arguments))
-    except SystemExit as stopped:  # --help
-        return int(stopped.code or 0)
 
 
 @pytest.fixture
@@ -237,7 +159,7 @@ def test_target_is_about_to_run_what_it_says(on_path: None, command: str) -> Non
 
 def test_experiments_of_the_guides_can_be_queued(on_path: None) -> None:
     """All changes in one experiment, which would train for an hour: queued, looked at and removed."""
-    changes = [word for command in QUEUED for word in shlex.split(command)[3:]]
+    changes = [word for command in QUEUED for word in words_of(command)[3:]]
     assert dvc(["exp", "run", "--queue", *changes]) == 0
     queued = subprocess.run(["dvc", "queue", "status"], capture_output=True, text=True, check=True).stdout
     assert "Queued" in queued
@@ -245,11 +167,11 @@ def test_experiments_of_the_guides_can_be_queued(on_path: None) -> None:
 
 
 # The policy "ours" is what the guide's example adds to the code.
-@pytest.mark.parametrize("command", [command for command in QUEUED if "policy=ours" not in command])
+@pytest.mark.parametrize("command", [c for c in QUEUED if "policy=ours" not in c and "-S" in c])
 def test_experiments_of_the_guides_are_other_parameters(command: str) -> None:
     """Valid ones, unlike the default; DVC wants a plus before a key exactly where params.yaml has none."""
     written = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    words = shlex.split(command)
+    words = words_of(command)
     for change in (words[k + 1] for k, word in enumerate(words) if word == "-S"):
         section, key = change.lstrip("+").partition("=")[0].split(".")
         assert (key not in written[section]) is change.startswith("+"), change

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
@@ -15,6 +16,7 @@ import yaml
 from pareto_episodes import write_evaluations
 from report_inputs import NOISE, ROOT
 
+from affine.__main__ import main
 from affine.cli.readme import run
 from affine.collect.play import play
 from affine.dataset.report import report as dataset_report
@@ -245,7 +247,9 @@ def test_links_lead_somewhere() -> None:
                 assert anchor in {title.lower().replace(" ", "-") for title in titles}, (name, target)
 
 
-def test_ninth_environment_of_the_guide_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ninth_environment_of_the_guide_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Both files exactly as printed, and the one line in the registry."""
     blocks = re.findall(r"```python\n# affine/envs/(\w+)\.py\n(.*?)```", GUIDES["TRAINING_GUIDE.md"], re.DOTALL)
     assert [name for name, _ in blocks] == ["guess", "guess_expert"]
@@ -270,5 +274,10 @@ def test_ninth_environment_of_the_guide_works(tmp_path: Path, monkeypatch: pytes
             assert noisy.opening == clean.opening
     for reply in ("", "Action: \x00", "Action: 5\nAction: ", "Action: " + "9" * 5000, "Action: -1", "five \ud800"):
         assert not env.step(reply).valid
+    monkeypatch.setattr("sys.stdin", io.StringIO("500\n" + "!\n" * 10))
+    capsys.readouterr()
+    assert main(["play", "guess"]) == 0
+    assert "Guess the number between 1 and 1000" in (said := capsys.readouterr().out)
+    assert "solved: score 1.00" in said
     for name in [name for name in sys.modules if name.startswith("affine.envs.guess")]:
         monkeypatch.delitem(sys.modules, name)
