@@ -49,7 +49,12 @@ def make_inputs(root: Path, rates: Mapping[str, float] = RATES) -> Path:
         for n, env in enumerate(ENVS, 2)
     }
     write_json(root / "data/dataset/train.json", {env: len(kept) for env, kept in rows.items()})
-    ppo = {"enabled": True, "kept_iteration": 30, "validation_score": 0.6125, "sft_validation_score": 0.5875}
+    ppo = {
+        "enabled": True,
+        "kept_iteration": 30,
+        "validation_score": 0.6125,
+        "validation": {"00": 0.5875, "30": 0.6125},
+    }
     write_json(root / "metrics/ppo.json", ppo)
     write_json(root / "metrics/dataset.json", report({env: (r[1:], r[:1], {"too_long": 0}) for env, r in rows.items()}))
     write_evaluations(root / "evaluations", tasks=60, rates=rates)

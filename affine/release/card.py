@@ -14,28 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
 
 from affine.models.checkpoint import sha256
-from affine.params import Params
+from affine.params import Params, TaskSet
 from affine.release.choose import BASE, Choice, ReleaseError
 from affine.release.lineage import OUTPUTS, folder_hash
+from affine.release.origins import origin, tested_on
 from affine.release.results import EVAL_RESULTS, Scores, benchmark, card_metadata, eval_results
 from affine.release.serving import serve_commands
 from affine.types import ENVS
-
-ORIGINS = {
-    "sat": "generated formulas",
-    "abd": "generated programs, run in a sandbox",
-    "ded": "generated programs, run in a sandbox",
-    "webshop": "generated catalogue, after AgentGym's WebShop (MIT)",
-    "alfworld": "games generated from ALFWorld's floor plans (MIT)",
-    "babyai": "minigrid (MIT), worded like AgentGym's BabyAI (MIT)",
-    "sciworld": "ScienceWorld (Apache-2.0)",
-    "textcraft": "Minecraft's recipes from minecraft-data (MIT)",
-}
-"""Where each environment's tasks come from and under which licence."""
-
 
 NANO = (
     "the nano model that comes with the pipeline, made from scratch on noisy play of these environments' training"
@@ -94,7 +82,7 @@ def describe(params: Params, choice: Choice, sources: Sources, release: str) -> 
         digests = dict(sorted(sources.digests.items()))
         card: str = template.render(facts, release=json.loads(release), outputs=outputs, sources=digests)
         return {"README.md": card, EVAL_RESULTS: eval_results(params, choice, scores, envs)}
-    except (KeyError, ValueError, LookupError, TypeError) as error:
+    except (LookupError, ValueError, TypeError, TemplateError) as error:
         raise ReleaseError(
             f"the metrics do not hold what the card needs: {error!r}; run `dvc repro -f pareto`"
         ) from None
@@ -107,6 +95,7 @@ def _facts(params: Params, choice: Choice, sources: Sources, scores: Scores, env
     effects = {row["env"]: row for row in sources.rows("metrics/plots/differences.csv") if row["pair"] == pair}
     base = sources.json("metrics/base.json")
     settings = made_with(params, choice.model)
+    ppo = sources.json("metrics/ppo.json") if "ppo" in _stages(params, choice.model) else {}
     return {
         "metadata": card_metadata(params, choice, base, scores, envs),
         "name": params.release.name,
@@ -128,12 +117,56 @@ def _facts(params: Params, choice: Choice, sources: Sources, scores: Scores, env
         "undecided": ", ".join(env for env in envs if effects.get(env, {}).get("decision") == "open"),
         "weakest": min((scores[choice.model, env] for env in envs), key=lambda row: float(row["score"])),
         "dataset": sources.json("metrics/dataset.json"),
-        "ppo": sources.json("metrics/ppo.json") if choice.model == "ppo" else {},
+        "ppo": ppo,
         "collect": {env: sources.json(f"metrics/collect/{env}.json") for env in envs},
-        "origins": ORIGINS,
-        "settings": settings,
-        "training": {stage: _shown(settings[stage]) for stage in ("sft", "ppo") if stage in settings},
+        "levels": {env: _levels(env, getattr(params.tasks, env)) for env in envs},
+        "origins": {env: _origin(env, getattr(params.tasks, env)) for env in envs},
+        "training": {stage: _shown(settings[stage]) for stage in _stages(params, choice.model)},
+    } | _making(params, choice.model, ppo)
+
+
+def _stages(params: Params, model: str) -> list[str]:
+    """The stages that trained `model`: with no epochs, or with ppo off, a stage only passes on what it was given."""
+    supervised = model != BASE and params.sft.epochs > 0
+    reinforced = model == "ppo" and params.ppo.enabled
+    return ["sft"] * supervised + ["ppo"] * reinforced
+
+
+def _making(params: Params, model: str, ppo: Mapping[str, Any]) -> dict[str, Any]:
+    """How the card words the way in which `model` was made; `ppo` is metrics/ppo.json where it took part in that."""
+    expert = params.collect.source == "expert"
+    play = "expert play" if expert else "an earlier model's own successes"
+    stages = _stages(params, model)
+    if ppo.get("kept_iteration") == 0:
+        stages.remove("ppo")
+    made_by = {
+        (): "which no stage trained (`sft.epochs` 0 and no iteration of PPO kept)",
+        ("sft",): f"trained by supervised fine-tuning on {play}",
+        ("ppo",): "trained by multi-turn PPO in the environments, from its base's own policy on",
+        ("sft", "ppo"): f"trained by supervised fine-tuning on {play} and then multi-turn PPO in the environments",
+    }[tuple(stages)]
+    return {
+        "supervised": "sft" in stages,
+        "made_by": made_by,
+        "demonstrator": "programmed experts"
+        if expert
+        else f"an earlier model (the checkpoint `{params.collect.policy_digest[:12]}`, at temperature"
+        f" {params.collect.temperature:g})",
+        "writer": "the expert" if expert else "that model",
+        "writer_s": "expert's" if expert else "that model's",
+        "started_from": next((score for k, score in ppo.get("validation", {}).items() if int(k) == 0), None),
     }
+
+
+def _levels(env: str, tasks: TaskSet) -> str:
+    listed = ", ".join(map(str, tasks.levels))
+    if not tasks.test_ids:
+        return listed
+    return f"{listed}; tested on upstream's ids `{tasks.test_ids}` of level {tested_on(env, tasks)[0]}"
+
+
+def _origin(env: str, tasks: TaskSet) -> str:
+    return origin(env, sorted({*tasks.levels, *tested_on(env, tasks)}))
 
 
 def _environment() -> Environment:
@@ -143,7 +176,9 @@ def _environment() -> Environment:
         autoescape=False,  # noqa: S701 - Markdown, from our own files
         keep_trailing_newline=True,
     )
-    filters: dict[str, Callable[..., str]] = {"grouped": _grouped, "score": _score, "cell": _cell, "effect": _effect}
+    filters: dict[str, Callable[..., str]] = {
+        "grouped": _grouped, "score": _score, "probability": _probability, "cell": _cell, "effect": _effect,
+    }  # fmt: skip
     environment.filters.update(filters)
     return environment
 
@@ -154,6 +189,13 @@ def _grouped(number: int | str) -> str:
 
 def _score(value: float | str) -> str:
     return f"{float(value):.2f}"
+
+
+def _probability(value: float | str) -> str:
+    """Two decimals, but no certainty that rounding made: 0.9999 is not 1.00."""
+    if 0.995 <= float(value) <= 1:
+        return "above 0.99"
+    return _score(value) if float(value) >= 0.005 else "below 0.01"
 
 
 def _cell(row: Mapping[str, str]) -> str:
