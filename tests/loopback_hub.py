@@ -65,19 +65,21 @@ class Repository:
 @dataclass
 class Fault:
     """Requests matching `pattern` ("METHOD /path") are answered with `status`; where it is None the
-    connection is cut in the middle of the body. `times` counts down."""
+    connection is cut in the middle of the body. `late`: only after the request was handled, so that it takes effect
+    and its answer is lost. `times` counts down."""
 
     pattern: re.Pattern[str]
     status: int | None
     times: int
+    late: bool = False
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a fault
     """An answer other than 200."""
 
-    def __init__(self, status: int, message: str, code: str = "") -> None:
+    def __init__(self, status: int, message: str, code: str = "", **body: str) -> None:
         super().__init__(message)
-        self.status, self.message, self.code = status, message, code
+        self.status, self.message, self.code, self.body = status, message, code, body
 
 
 class LoopbackHub:
@@ -123,8 +125,8 @@ class LoopbackHub:
         assert commit is not None
         return {path: self.store[digest] for path, digest in commit.files.items()}
 
-    def fail(self, pattern: str, status: int | None, times: int = 1) -> None:
-        self.faults.append(Fault(re.compile(pattern), status, times))
+    def fail(self, pattern: str, status: int | None, times: int = 1, *, late: bool = False) -> None:
+        self.faults.append(Fault(re.compile(pattern), status, times, late))
 
     def asked(self, pattern: str) -> list[str]:
         return [request for request in self.requests if re.search(pattern, request)]
@@ -139,6 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
     cutting = False
+    lost: Fault | None = None
 
     def log_message(self, *_: object) -> None:
         pass
@@ -155,6 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.received.append(self.headers.get("Authorization", ""))
         try:
             fault = self._fault(request)
+            self.lost, fault = (fault, None) if fault is not None and fault.late else (None, fault)
             self.cutting = fault is not None and fault.status is None
             if self.cutting and self.command in ("POST", "PUT"):
                 self.rfile.read(1)
@@ -167,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._route(path, body)
         except Refused as refused:
             headers = {"X-Error-Message": refused.message} | ({"X-Error-Code": refused.code} if refused.code else {})
-            self._send(refused.status, json.dumps({"error": refused.message}).encode(), headers)
+            self._send(refused.status, json.dumps({"error": refused.message} | refused.body).encode(), headers)
 
     def _fault(self, request: str) -> Fault | None:
         for fault in self.hub.faults:
@@ -191,6 +195,12 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(parts)
 
     def _send(self, status: int, data: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        if self.lost is not None:
+            lost, self.lost = self.lost, None
+            if lost.status is None:
+                self._cut()
+                return
+            status, data, headers = lost.status, b"", {}
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -266,7 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo = f"{asked['organization']}/{asked['name']}"
         self._writer(asked["organization"])
         if repo in self.hub.repositories:
-            raise Refused(409, "You already created this model repo")
+            raise Refused(409, "You already created this model repo", url=f"{self.hub.url}/{repo}")
         private = asked.get("visibility") == "private"
         self.hub.publish(repo, {".gitattributes": b"*.safetensors filter=lfs\n"}, title="initial", private=private)
         self._json({"url": f"{self.hub.url}/{repo}", "id": repo, "name": repo})

@@ -273,9 +273,130 @@ def test_what_was_uploaded_is_not_sent_twice(hub: LoopbackHub, root: Path) -> No
     assert published_content(hub) == release_content(root)
 
 
+@pytest.mark.parametrize("status", [None, 504, 500])
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_answer_to_the_commit_that_is_lost(
+    hub: LoopbackHub, root: Path, monkeypatch: pytest.MonkeyPatch, status: int | None, *, asked: bool
+) -> None:
+    """The commit is made, and the client is not told: it must not say that nothing is published."""
+    hub.fail("POST .*/commit/", status, late=True)
+    send = HfApi.create_commit
+
+    def then_silent(self: HfApi, *arguments: Any, **options: Any) -> Any:
+        try:
+            return send(self, *arguments, **options)
+        finally:
+            if not asked:
+                hub.fail("GET /api/models/", None, 99)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HfApi, "create_commit", then_silent)
+        with pytest.raises(DeployError) as caught:
+            deploy(params_for(hub, tag="v1"), root, say=quiet)
+    made = hub.repositories[REPO].commits[-1].sha
+    assert published_content(hub) == release_content(root)
+    assert "nothing is published" not in str(caught.value)
+    where = f"may be published at {made}" if asked else "may be published, its state could not be asked"
+    assert where in str(caught.value)
+    assert not (root / "deploy").exists()
+    hub.faults.clear()
+    deployment = deploy(params_for(hub, tag="v1"), root, say=quiet)
+    assert deployment is not None
+    assert (deployment.revision, deployment.uploaded) == (made, ())
+    assert hub.repositories[REPO].tags == {"v1": made}
+
+
+@pytest.mark.parametrize("status", [None, 503, 403])
+def test_a_tag_that_fails_is_all_that_is_missing(hub: LoopbackHub, root: Path, status: int | None) -> None:
+    hub.fail("POST .*/tag/", status, times=99)
+    with pytest.raises(DeployError, match=r"is published and verified at [0-9a-f]{40}, only the tag v1 is missing"):
+        deploy(params_for(hub, tag="v1"), root, say=quiet)
+    made = hub.repositories[REPO].commits[-1].sha
+    assert json.loads((root / "deploy/deployed.json").read_text())["revision"] == made
+    hub.faults.clear()
+    deployment = deploy(params_for(hub, tag="v1"), root, say=quiet)
+    assert deployment is not None
+    assert deployment.uploaded == ()
+    assert hub.repositories[REPO].tags == {"v1": made}
+
+
+def test_what_others_add_later_moves_no_release(hub: LoopbackHub, root: Path) -> None:
+    """Neither the record nor the tag, and without a record the tag says which commit it is."""
+    for tag in ("", "v1"):
+        first = deploy(params_for(hub, tag=tag), root, say=quiet)
+        assert first is not None
+        hub.publish(REPO, {"NOTES.md": b"somebody's, beside " + tag.encode()})
+        again = deploy(params_for(hub, tag=tag), root, say=quiet)
+        assert again is not None
+        assert (again.revision, again.uploaded) == (first.revision, ())
+        assert json.loads((root / "deploy/deployed.json").read_text())["revision"] == first.revision
+    (root / "deploy/deployed.json").unlink()
+    unrecorded = deploy(params_for(hub, tag="v1"), root, say=quiet)
+    assert unrecorded is not None
+    assert unrecorded.revision == hub.repositories[REPO].tags["v1"]
+    # A record of a commit that is no longer there, and one that holds something else, count for nothing.
+    head = hub.repositories[REPO].commits[-1].sha
+    for other in ("f" * 40, hub.repositories[REPO].commits[0].sha):
+        record = json.loads((root / "deploy/deployed.json").read_text()) | {"revision": other}
+        (root / "deploy/deployed.json").write_text(json.dumps(record))
+        found = deploy(params_for(hub), root, say=quiet)
+        assert found is not None
+        assert found.revision == head
+
+
+def test_the_record_knows_the_folder_by_its_hash(hub: LoopbackHub, root: Path) -> None:
+    deploy(params_for(hub), root, say=quiet)
+    record = json.loads((root / "deploy/deployed.json").read_text())
+    assert record["release_sha256"] == sha256(root / "release" / SUMS)
+
+
+def test_a_new_repository_with_a_readme_and_a_licence_is_fine(hub: LoopbackHub, root: Path) -> None:
+    hub.publish(REPO, {"README.md": b"---\n---\n", "LICENSE": b"MIT", ".gitattributes": b""}, private=True)
+    deploy(params_for(hub), root, say=quiet)
+    assert published_content(hub) == release_content(root) | {"LICENSE": b"MIT"}
+
+
+@pytest.mark.parametrize(
+    ("files", "private", "message"),
+    [
+        ({"model.safetensors": b"somebody's"}, True, "holds something else"),
+        ({"README.md": b"---\n---\n"}, False, "is public; change that"),
+    ],
+)
+def test_a_repository_that_appears_meanwhile_is_looked_at(
+    hub: LoopbackHub,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, bytes],
+    private: bool,
+    message: str,
+) -> None:
+    create = HfApi.create_repo
+
+    def late(self: HfApi, *arguments: Any, **options: Any) -> Any:
+        hub.publish(REPO, files, private=private)
+        return create(self, *arguments, **options)
+
+    monkeypatch.setattr(HfApi, "create_repo", late)
+    with pytest.raises(DeployError, match=message):
+        deploy(params_for(hub), root, say=quiet)
+    assert published_content(hub) == files
+
+
+def test_a_hub_without_room(hub: LoopbackHub, root: Path) -> None:
+    hub.fail("PUT /lfs/", 507, 99)
+    with pytest.raises(DeployError, match=r"has no room left for ada/Affine-nano.*; nothing is published yet"):
+        deploy(params_for(hub), root, say=quiet)
+    assert published_content(hub) == {}
+    assert not (root / "deploy").exists()
+    hub.faults.clear()
+    deploy(params_for(hub), root, say=quiet)
+    assert published_content(hub) == release_content(root)
+
+
 def test_unverified_is_said_and_not_tagged(hub: LoopbackHub, root: Path) -> None:
     hub.fail(r"GET .*/resolve/.*/model\.safetensors", 500, times=99)
-    with pytest.raises(DeployError, match=r"is at [0-9a-f]{40} but unverified"):
+    with pytest.raises(DeployError, match=r"is published at [0-9a-f]{40} but unverified"):
         deploy(params_for(hub, tag="v1"), root, say=quiet)
     assert not hub.repositories[REPO].tags
     assert not (root / "deploy").exists()
