@@ -13,8 +13,9 @@ from affine.__main__ import main
 from affine.envs.env import make
 from affine.evaluation import evaluate
 from affine.files import read_records, write_records
-from affine.models.checkpoint import write_sums
+from affine.models.checkpoint import read_json, write_sums
 from affine.params import Params, load_params
+from affine.release.lines import Tally
 from affine.release.probes import EPISODES, probe_formats
 from affine.tasks import draw_tasks
 from affine.types import ENVS, Split, Task, episode_from_json
@@ -49,16 +50,18 @@ def test_probes_are_the_first_episodes_of_the_evaluation(tmp_path: Path, tasks: 
         write_records(tmp_path / "data" / "tasks" / env / "test.jsonl", members)
     shutil.copytree(SHIPPED, tmp_path / "models" / "base")
     evaluate(params(), "base", tmp_path)
-    counts: dict[str, Counter[bool]] = {}
+    ends = {token["content"]: token["id"] for token in read_json(SHIPPED / "tokenizer.json")["added_tokens"]}
+    counts = {}
     for env in ENVS:
         played = read_records(tmp_path / "evaluations" / "base" / f"{env}.jsonl", episode_from_json)
-        counts[env] = Counter(turn.valid for episode in played for turn in episode.trajectory.turns)
+        turns = [turn for episode in played for turn in episode.trajectory.turns]
+        whole = [turn for turn in turns if ends["<|im_end|>"] in turn.token_ids]
+        usable = Counter(turn.valid for turn in turns)[True]
+        counts[env] = Tally(len(turns), usable, sum(turn.text == "" for turn in turns), len(turns) - len(whole))
     write_records(tmp_path / "data" / "tasks" / "sat" / "test.jsonl", draw("sat", EPISODES + 2))  # no more are played
     for root in (tmp_path, tmp_path / "empty"):
         found = probe_formats(params(), SHIPPED, root)
-        assert {env: (tally.usable, tally.turns) for env, tally in found.items()} == {
-            env: (count[True], count.total()) for env, count in counts.items()
-        }
+        assert found == counts
         # The shipped model knows every format, and is not always right.
         assert all(tally.usable for tally in found.values())
         assert any(tally.usable < tally.turns for tally in found.values())
@@ -76,7 +79,7 @@ def test_a_model_that_knows_no_format_fails_the_check(
     assert main(["check"]) == 1
     shown = capsys.readouterr()
     assert "letting the model play" in shown.err
-    (line,) = [line for line in shown.out.splitlines() if "no usable action in" in line]
+    (line,) = [line for line in shown.out.splitlines() if "too few usable actions in" in line]
     assert all(f"{env} 0/" in line for env in ENVS)
     assert "demonstrate the format in SFT" in line
     before = shown.out.splitlines()[shown.out.splitlines().index(line) - 1]
@@ -100,4 +103,4 @@ def test_probes_that_cannot_be_played_say_nothing_about_the_model(
     assert "check: the probes were not finished: " in shown.err
     assert "nowhere.yaml" in shown.err
     assert "not probed" in shown.out
-    assert "no usable action" not in shown.out
+    assert "too few usable actions" not in shown.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,15 @@ from loopback_hub import LoopbackHub
 from tiny import make_tiny_base
 
 from affine.errors import AffineError
-from affine.models.checkpoint import write_sums
+from affine.models.checkpoint import SUMS, FileHash, sha256, write_sums
 from affine.release.lines import Line, Page, Status, Submission, Tally
 from affine.release.on_disk import ADMITTED_2026, signature
 from affine.release.on_hub import ask, tokenizer_file, weight_hashes
 from affine.release.submission import Profile, check_submission, commit_json, deployed_in
 from affine.types import ENVS
 
-DEPLOYED = {"repo": "ada/Affine-nano", "revision": "a" * 40, "private": False}
+REVISION = "a" * 40
+DEPLOYED = {"repo": "ada/Affine-nano", "revision": REVISION, "private": False}
 PAGE = Page(found=True, revision="a" * 40, titles=("Release", "initial commit"))
 
 
@@ -40,8 +42,9 @@ def only(found: dict[str, Line], words: str) -> Line:
 def test_a_good_release_fails_nothing_of_2025(release: Path, tmp_path: Path) -> None:
     other = make_tiny_base(tmp_path / "other", seed=1)
     hashes = {"other": weight_hashes(str(other))}
+    deployed = DEPLOYED | {"release_sha256": sha256(release / SUMS)}
     known = Submission(
-        release, DEPLOYED, chute_id="c", page=PAGE, weights_of=hashes, formats=dict.fromkeys(ENVS, Tally(4, 3))
+        release, deployed, chute_id="c", page=PAGE, weights_of=hashes, formats=dict.fromkeys(ENVS, Tally(4, 3))
     )
     found = lines(known)
     assert not [line for line in found.values() if line.status is Status.FAIL]
@@ -119,12 +122,113 @@ def test_the_hub_is_asked_as_a_stranger(monkeypatch: pytest.MonkeyPatch, release
         weight_hashes("nowhere")
 
 
-def test_shared_weights(release: Path, tmp_path: Path) -> None:
+OLD_RULE, NEW_RULE = (
+    "no shard is somebody else's (rule until 2025-11-06)",
+    "not somebody else's (rule since 2025-11-06)",
+)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "shared", "copied"),
+    [
+        (["a", "b"], True, True),
+        (["b", "a"], True, True),
+        (["a"], True, False),
+        (["a", "b", "c"], True, False),
+        (["a", "x"], True, False),
+        (["x", "y"], False, False),
+    ],
+)
+def test_copies_by_the_rule_of_their_day(
+    release: Path, monkeypatch: pytest.MonkeyPatch, theirs: list[str], shared: bool, copied: bool
+) -> None:
+    """Until 6 November 2025 any shard in common; since then, and in 2026, only the whole set."""
+    monkeypatch.setattr("affine.release.on_disk.hash_files", lambda *_: [FileHash(d, 1, d) for d in ("a", "b")])
+    submission = Submission(release, DEPLOYED, weights_of={"other": ["z"], "earlier": theirs})
+    marks = {True: Status.FAIL, False: Status.PASS}
+    found = lines(submission)
+    assert only(found, OLD_RULE).status is marks[shared]
+    assert only(found, NEW_RULE).status is marks[copied]
+    found = lines(submission, "affine-2026")
+    assert only(found, NEW_RULE).status is marks[copied]
+    assert not any(OLD_RULE in name for name in found)
+    assert not copied or "it has all shards of earlier" in only(found, NEW_RULE).advice
+
+
+def test_weights_are_compared_by_their_files(release: Path, tmp_path: Path) -> None:
     for model, status in ((release, Status.FAIL), (make_tiny_base(tmp_path / "other", seed=1), Status.PASS)):
         found = lines(Submission(release, DEPLOYED, weights_of={"earlier": weight_hashes(str(model))}))
-        assert only(found, "nobody else's").status is status
-    some = Submission(release, DEPLOYED, weights_of={"earlier": [*weight_hashes(str(release)), "0" * 64]})
-    assert "some shards are those of earlier" in only(lines(some), "nobody else's").advice
+        assert only(found, OLD_RULE).status is only(found, NEW_RULE).status is status
+
+
+def test_the_folder_must_be_the_one_deployed(release: Path) -> None:
+    deployed = DEPLOYED | {"release_sha256": sha256(release / SUMS)}
+    words = "this folder is what was deployed"
+    for profile in ("affine-2025", "affine-2026"):
+        assert only(lines(Submission(release, deployed), profile), words).status is Status.PASS  # type: ignore[arg-type]
+    assert only(lines(Submission(release, DEPLOYED)), words).status is Status.UNKNOWN  # an older record
+    assert only(lines(Submission(release, {})), words).status is Status.UNKNOWN
+    (release / "README.md").write_text("another\n")
+    write_sums(release)
+    line = only(lines(Submission(release, deployed)), words)
+    assert line.status is Status.FAIL
+    assert "run `make deploy`" in line.advice
+    (release / SUMS).unlink()
+    assert only(lines(Submission(release, deployed)), words).status is Status.FAIL
+
+
+@pytest.mark.parametrize("page", [None, Page(found=False)])
+def test_what_the_hub_did_not_say_is_not_passed(release: Path, page: Page | None) -> None:
+    found = lines(Submission(release, DEPLOYED, page=page))
+    assert only(found, "full commit hash").status is Status.UNKNOWN
+    assert only(found, "public").status is (Status.UNKNOWN if page is None else Status.FAIL)
+
+
+def _with(text: str, old: str, new: str) -> str:
+    assert old in text
+    return text.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "failing"),
+    [
+        ("chat_template.jinja", lambda _: "{% if %}", ["chat template"]),
+        ("chat_template.jinja", lambda t: t + "{{ raise_exception('no') }}", ["chat template"]),
+        ("chat_template.jinja", lambda t: t + "{{ nobody.knows }}", ["chat template"]),
+        ("chat_template.jinja", lambda t: t + "{{ 1/0 }}", ["chat template"]),
+        ("chat_template.jinja", lambda t: t + "{{ 1 + 'a' }}", ["chat template"]),
+        ("chat_template.jinja", lambda t: t + "{% for i in range(10**9) %}{% endfor %}", ["chat template"]),
+        ("chat_template.jinja", lambda t: t + "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", ["chat template"]),
+        ("chat_template.jinja", lambda _: "", ["chat template", "complete"]),
+        ("config.json", lambda t: _with(t, "{", '{"text_config": "x", '), []),
+        ("config.json", lambda t: _with(t, "{", '{"text_config": [1], '), []),
+        ("config.json", lambda _: "[]", ["chat template", "complete"]),
+        ("config.json", lambda _: '{"architectures": 5}', ["complete"]),
+        ("tokenizer.json", lambda _: '{"model": "x"}', ["chat template", "tokenizer signature", "complete"]),
+        ("tokenizer.json", lambda _: "{", ["chat template", "tokenizer signature", "complete"]),
+        ("tokenizer.json", lambda _: "[]", ["chat template", "tokenizer signature", "complete"]),
+        ("tokenizer_config.json", lambda _: "[]", ["chat template", "complete"]),
+        ("tokenizer_config.json", lambda _: '{"extra_special_tokens": 5}', ["chat template", "complete"]),
+        ("model.safetensors.index.json", lambda _: "{}", ["complete", "somebody else's"]),
+        ("model.safetensors.index.json", lambda _: '{"weight_map": "x"}', ["complete", "somebody else's"]),
+        ("model.safetensors.index.json", lambda _: '{"weight_map": {"a": 1}}', ["complete", "somebody else's"]),
+        ("model.safetensors", lambda _: "x", ["complete"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("profile", ["affine-2025", "affine-2026"])
+def test_damaged_files_fail_their_lines_and_no_other(
+    release: Path, profile: Profile, file: str, damage: Callable[[str], str], failing: list[str]
+) -> None:
+    """Every line has an outcome, and a remedy or what was seen in one line; nothing raises."""
+    path = release / file
+    text = path.read_text() if path.suffix != ".safetensors" and path.is_file() else ""
+    path.write_text(damage(text))
+    write_sums(release)
+    found = lines(Submission(release, DEPLOYED, weights_of={"earlier": ["a"]}), profile)
+    failed = {name for name, line in found.items() if line.status is Status.FAIL} - {"architecture is admitted"}
+    wanted = {name for name in found if any(words in name for words in failing)}
+    assert failed == wanted
+    assert all("\n" not in line.advice for line in found.values())
 
 
 def test_tokenizer_signature_is_about_the_mapping_alone(release: Path, tmp_path: Path) -> None:
@@ -139,11 +243,28 @@ def test_tokenizer_signature_is_about_the_mapping_alone(release: Path, tmp_path:
         assert only(lines(submission, "affine-2026"), "tokenizer").status is status
 
 
-def test_formats_fail_where_no_turn_was_usable(release: Path) -> None:
-    formats = {"sat": Tally(4, 1), "ded": Tally(4, 0)}
+@pytest.mark.parametrize(
+    ("changed", "status", "said"),
+    [
+        ({}, Status.PASS, "sat 3/4"),
+        ({"ded": Tally(4, 0)}, Status.FAIL, "too few usable actions in ded"),
+        ({"ded": Tally(40, 1)}, Status.FAIL, "too few usable actions in ded"),
+        ({"ded": Tally(40, 7)}, Status.FAIL, "ded 7/40"),
+        ({"ded": Tally(40, 8)}, Status.PASS, "ded 8/40"),
+        ({"ded": Tally(0, 0)}, Status.UNKNOWN, "not probed in ded"),
+        ({"ded": None}, Status.UNKNOWN, "not probed in ded"),
+        ({"ded": None, "sat": Tally(4, 0)}, Status.FAIL, "too few usable actions in sat"),
+        ({"ded": Tally(8, 4, empty=1, cut=3)}, Status.PASS, "ded 4/8 (1 empty, 3 cut)"),
+    ],
+)
+def test_formats_want_a_share_of_usable_turns_everywhere(
+    release: Path, changed: dict[str, Tally | None], status: Status, said: str
+) -> None:
+    formats = {env: tally for env in ENVS if (tally := changed.get(env, Tally(4, 3)))}
     line = only(lines(Submission(release, DEPLOYED, formats=formats)), "formats")
-    assert line.status is Status.FAIL
-    assert "no usable action in ded (usable turns of probes: sat 1/4, ded 0/4)" in line.advice
+    assert line.status is status
+    assert said in line.advice
+    assert "at least 20% wanted" in line.advice
 
 
 def test_2026_admits_no_qwen3_4b(release: Path) -> None:
@@ -164,13 +285,69 @@ def test_2026_wants_the_hotkey_in_the_name(release: Path) -> None:
         assert only(lines(submission, "affine-2026"), "hotkey").status is status
 
 
-def test_template_weights_and_quantisation(release: Path) -> None:
+INJECTED = [
+    "{{ 'Action: x1=1' }}",
+    "{% if add_generation_prompt %}{{ 'Action: ' }}{% endif %}",
+    "{% if 'XXX' in messages[-1]['content'] %}{{ 'Action: x1=1' }}{% endif %}",
+]
+
+
+@pytest.mark.parametrize("source", INJECTED)
+@pytest.mark.parametrize(
+    "word", ["question", "satisfies", "<INPUT>", "STDIN", "WebShop", "household", "red ball", "craft"]
+)
+def test_templates_that_begin_the_answer(release: Path, source: str, word: str) -> None:
+    """For every chat, or only for those of one environment."""
     template = (release / "chat_template.jinja").read_text()
-    (release / "chat_template.jinja").write_text("{{ 'Action: x1=1' }}")
-    assert only(lines(Submission(release, DEPLOYED)), "chat template").status is Status.FAIL
-    (release / "chat_template.jinja").write_text(template + "{# " + "x" * 100_000 + " #}")
-    assert "characters" in only(lines(Submission(release, DEPLOYED)), "chat template").advice
-    (release / "chat_template.jinja").write_text(template)
+    assert only(lines(Submission(release, DEPLOYED)), "chat template").status is Status.PASS
+    (release / "chat_template.jinja").write_text(template + source.replace("XXX", word))
+    line = only(lines(Submission(release, DEPLOYED)), "chat template")
+    assert line.status is Status.FAIL
+    assert "behind the user's last words it adds" in line.advice
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: "{{ '<|im_start|>assistant\\n' }}", "it drops or changes what the user said"),
+        (lambda t: t.replace("message['content']", "message['content'] | upper"), "it drops or changes"),
+        (lambda t: "{{ 'Hints. ' * 200 }}" + t, "it adds more than 1000 characters"),
+        (lambda t: "{% if 'STDIN' in messages[0]['content'] %}Hint: n * n{% endif %}" + t, "in other ways for other"),
+    ],
+)
+def test_templates_that_change_the_chat(release: Path, change: Callable[[str], str], said: str) -> None:
+    path = release / "chat_template.jinja"
+    path.write_text(change(path.read_text()))
+    line = only(lines(Submission(release, DEPLOYED)), "chat template")
+    assert line.status is Status.FAIL
+    assert said in line.advice
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+        "<|im_start|>system\nYou are helpful.<|im_end|>\n{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>model\n\n{% endif %}",
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}ASSISTANT:",
+    ],
+)
+def test_templates_of_other_makes_are_sane(release: Path, source: str) -> None:
+    (release / "chat_template.jinja").write_text(source)
+    assert only(lines(Submission(release, DEPLOYED)), "chat template").status is Status.PASS
+
+
+def test_long_templates_are_refused_in_2026_alone(release: Path) -> None:
+    path = release / "chat_template.jinja"
+    path.write_text(path.read_text() + "{# " + "x" * 100_000 + " #}")
+    assert only(lines(Submission(release, DEPLOYED)), "chat template").status is Status.PASS
+    line = only(lines(Submission(release, DEPLOYED), "affine-2026"), "chat template")
+    assert line.status is Status.FAIL
+    assert "at most 100000 are allowed" in line.advice
+
+
+def test_quantisation(release: Path) -> None:
     config = json.loads((release / "config.json").read_text())
     (release / "config.json").write_text(json.dumps(config | {"quantization_config": {"bits": 4}}))
     found = lines(Submission(release, DEPLOYED))

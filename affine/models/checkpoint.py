@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer
 
@@ -37,6 +38,9 @@ PARTS = (
     "LICENSE*",
 )
 """Names of what belongs to a checkpoint beside its weights."""
+
+BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, TemplateError)
+"""What damaged files of a tokenizer, or a chat template with a fault, raise when they are loaded or rendered."""
 
 
 class CheckpointError(AffineError):
@@ -157,14 +161,24 @@ def shard_files(folder: Path) -> list[Path]:
 
     Raises CheckpointError where there are none or one is missing.
     """
-    if (folder / INDEX).is_file():
-        names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
-    else:
-        names = [WEIGHTS]
+    names = sorted(set(_weight_map(folder).values())) if (folder / INDEX).is_file() else [WEIGHTS]
     for name in names:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: no {name}; the weights must be complete safetensors")
     return [folder / name for name in names]
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """Tensor -> file, from the index. Raises CheckpointError."""
+    found = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise CheckpointError(f"{folder / INDEX}: weight_map must map tensors to files; fetch or make it again")
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line, or its kind where it has no text."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def stored_tensors(folder: Path) -> dict[str, Tensor]:
@@ -182,7 +196,7 @@ def stored_tensors(folder: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file}: cut or corrupt ({error}); fetch or make it again") from None
     if (folder / INDEX).is_file():
-        listed = read_json(folder / INDEX)["weight_map"]
+        listed = _weight_map(folder)
         held = {name: tensor.file.name for name, tensor in tensors.items()}
         for name in sorted(listed.keys() | held.keys()):
             if listed.get(name) != held.get(name):
@@ -213,7 +227,7 @@ def check_checkpoint(folder: Path) -> Checkpoint:
             f" embedding, vocab_size {config.get('vocab_size')} in config.json"
         )
     return Checkpoint(
-        architecture=str((config.get("architectures") or ["?"])[0]),
+        architecture=_architecture(config),
         parameters=sum(tensor.parameters for tensor in tensors.values()),
         dtype=tensors[EMBEDDING].dtype,
         vocabulary=vocabulary,
@@ -222,12 +236,17 @@ def check_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
+def _architecture(config: dict[str, Any]) -> str:
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else "?"
+
+
 def _check_tokenizer(folder: Path) -> int:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         Renderer(tokenizer)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: the tokenizer cannot be used: {str(error).splitlines()[0]}") from None
+    except BROKEN as error:
+        raise CheckpointError(f"{folder}: the tokenizer cannot be used: {first_line(error)}") from None
     if not tokenizer.chat_template:
         raise CheckpointError(f"{folder}: no chat template (chat_template.jinja)")
     return len(tokenizer)

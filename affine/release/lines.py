@@ -44,10 +44,18 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Turns of probe episodes in one environment, and how many held an action that it understood."""
+    """Turns of probe episodes in one environment, and how many held an action that it understood and could do; how many
+    replies were empty (which validators score 0), and how many were cut at the longest reply allowed."""
 
     turns: int
     usable: int
+    empty: int = 0
+    cut: int = 0
+
+    def words(self) -> str:
+        """The counts for people."""
+        more = [f"{count} {what}" for count, what in ((self.empty, "empty"), (self.cut, "cut")) if count]
+        return f"{self.usable}/{self.turns}" + (f" ({', '.join(more)})" if more else "")
 
 
 @dataclass(frozen=True, slots=True)

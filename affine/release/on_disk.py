@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from affine.models.checkpoint import (
+    SUMS,
     CheckpointError,
     check_checkpoint,
     hash_files,
     read_json,
+    sha256,
     shard_files,
     verify_sums,
 )
 from affine.release.chute import ChuteError, check_chute
 from affine.release.lines import Line, Status, Submission, line
+from affine.types import ENVS
 
 ADMITTED_2026 = {
     "hidden_size": 2048,
@@ -32,8 +34,12 @@ ADMITTED_2026 = {
 }
 """`text_config` of Qwen3.6-35B-A3B (model_type qwen3_5_moe), the one architecture admitted in July 2026."""
 
-LONGEST_TEMPLATE = 100_000
-"""Characters of a chat template, 2026."""
+LEAST_USABLE = 0.2
+"""Share of a probe's turns that must hold an action which the environment understood and could do. A model that keeps
+the format and plays poorly stays above it (it tries what cannot be done, too); one that does not know the format has
+next to none."""
+
+_REMEDY = "demonstrate the format in SFT, and raise rollout.reply where replies are cut"
 
 
 def complete(s: Submission) -> Line:
@@ -46,19 +52,28 @@ def complete(s: Submission) -> Line:
     return Line(name, Status.PASS, f"{found.architecture}, {found.parameters:,} parameters")
 
 
-def duplicates(s: Submission) -> Line:
-    name = "weights are nobody else's"
+def shared_shards(s: Submission) -> Line:
+    """The rule until 6 November 2025: one shard in common with an earlier commit was enough."""
+    name = "no shard is somebody else's (rule until 2025-11-06)"
+    return _compared(s, name, lambda ours, theirs: bool(set(ours) & set(theirs)), "shares shards with")
+
+
+def same_weights(s: Submission) -> Line:
+    """The rule since: only the whole set of shards, all of them equal, makes a copy."""
+    name = "the weights are not somebody else's (rule since 2025-11-06)"
+    return _compared(s, name, lambda ours, theirs: sorted(ours) == sorted(theirs), "has all shards of")
+
+
+def _compared(s: Submission, name: str, copied: Callable[[list[str], Sequence[str]], bool], verb: str) -> Line:
     if not s.weights_of:
         return Line(name, Status.UNKNOWN, "name earlier models with --against (the base first) to compare weights")
     try:
-        ours = {file.sha256 for file in hash_files(s.release, shard_files(s.release))}
+        ours = [file.sha256 for file in hash_files(s.release, shard_files(s.release))]
     except CheckpointError as error:
         return Line(name, Status.FAIL, str(error))
-    for model, hashes in s.weights_of.items():
-        if ours & set(hashes):
-            how = "all" if ours == set(hashes) else "some"
-            return Line(name, Status.FAIL, f"{how} shards are those of {model}: the later commit is dropped")
-    return Line(name, Status.PASS, f"no shard shared with {', '.join(s.weights_of)}")
+    same = [model for model, theirs in s.weights_of.items() if copied(ours, theirs)]
+    remedy = f"it {verb} {', '.join(same)}: the later commit is dropped"
+    return line(name, not same, f"compared with {', '.join(s.weights_of)}", remedy)
 
 
 def unquantised(s: Submission) -> Line:
@@ -73,7 +88,8 @@ def architecture_2025(s: Submission) -> Line:
 
 def architecture_2026(s: Submission) -> Line:
     config = _config(s)
-    text = config.get("text_config") or {}
+    text = config.get("text_config")
+    text = text if isinstance(text, dict) else {}
     good = config.get("model_type") == "qwen3_5_moe" and all(text.get(k) == v for k, v in ADMITTED_2026.items())
     seen = f"{config.get('model_type', '?')} of width {config.get('hidden_size', text.get('hidden_size', '?'))}"
     remedy = (
@@ -83,26 +99,13 @@ def architecture_2026(s: Submission) -> Line:
     return line("architecture is admitted", good, "Qwen3.6-35B-A3B", remedy)
 
 
-def template(s: Submission) -> Line:
-    name = "chat template loads without remote code and is sane"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(s.release, local_files_only=True, trust_remote_code=False)
-        source = str(tokenizer.chat_template or "")
-        chat = [{"role": "user", "content": "the question"}]
-        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    except (OSError, ValueError) as error:
-        return Line(name, Status.FAIL, f"it does not load: {str(error).splitlines()[0]}")
-    if len(source) > LONGEST_TEMPLATE:
-        return Line(name, Status.FAIL, f"{len(source)} characters; at most {LONGEST_TEMPLATE} are allowed")
-    good = "the question" in text and len(text) < 1000
-    return line(name, good, f"{len(source)} characters", "it drops the question or adds text of its own")
-
-
 def signature(file: Path) -> str:
     """A hash of what a tokenizer.json maps text to: vocabulary, merges and added tokens; other settings may
     differ. Raises CheckpointError where the file is missing or no JSON."""
     data = read_json(file)
-    model = data.get("model") or {}
+    model = data.get("model")
+    if not isinstance(model, dict):
+        raise CheckpointError(f"{file}: holds no model of a tokenizer; fetch or make it again")
     parts = [model.get("vocab"), model.get("merges"), data.get("added_tokens")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -123,10 +126,17 @@ def formats(s: Submission) -> Line:
     name = "answers keep the environments' formats"
     if not s.formats:
         return Line(name, Status.UNKNOWN, "not probed: give complete weights, and no --no-probes")
-    seen = ", ".join(f"{env} {tally.usable}/{tally.turns}" for env, tally in s.formats.items())
-    dumb = [env for env, tally in s.formats.items() if not tally.usable]
-    remedy = f"no usable action in {', '.join(dumb)} (usable turns of probes: {seen}): demonstrate the format in SFT"
-    return line(name, not dumb, f"usable turns of probes: {seen}", remedy)
+    played = {env: tally for env, tally in s.formats.items() if tally.turns}
+    seen = f"usable turns of probes, at least {LEAST_USABLE:.0%} wanted: " + ", ".join(
+        f"{env} {tally.words()}" for env, tally in s.formats.items()
+    )
+    dumb = [env for env, tally in played.items() if tally.usable < LEAST_USABLE * tally.turns]
+    if dumb:
+        return Line(name, Status.FAIL, f"too few usable actions in {', '.join(dumb)} ({seen}): {_REMEDY}")
+    missing = [env for env in ENVS if env not in played]
+    if missing:
+        return Line(name, Status.UNKNOWN, f"not probed in {', '.join(missing)} ({seen})")
+    return Line(name, Status.PASS, seen)
 
 
 def chute_file(s: Submission) -> Line:
@@ -140,6 +150,22 @@ def chute_file(s: Submission) -> Line:
     except ChuteError as error:
         return Line(name, Status.FAIL, str(error))
     return Line(name, Status.PASS, f"{s.chute_file}, checked {how}")
+
+
+def deployed_folder(s: Submission) -> Line:
+    """Everything else here is about the folder: it must be what lies at the revision that is submitted."""
+    name = "this folder is what was deployed"
+    if not s.deployed.get("revision"):
+        return Line(name, Status.UNKNOWN, "not deployed yet: run `make deploy`, then check again")
+    if not s.deployed.get("release_sha256"):
+        return Line(
+            name, Status.UNKNOWN, "deploy/deployed.json does not say: run `make deploy` again (it sends nothing)"
+        )
+    if not (s.release / SUMS).is_file():
+        return Line(name, Status.FAIL, f"{s.release} holds no {SUMS}: make the release anew")
+    good = sha256(s.release / SUMS) == s.deployed["release_sha256"]
+    remedy = f"{s.release} is another release than {s.deployed['revision']}: run `make deploy`, then check again"
+    return line(name, good, f"by the hash of {SUMS}", remedy)
 
 
 def chute_hot(s: Submission) -> Line:

@@ -16,6 +16,11 @@ from affine.release.lines import Line, Page, Status, Submission, line
 MOST_COMMITS, LONGEST_TITLE = 100, 200
 """Limits on a repository's history, 2026."""
 
+_SILENT = {
+    True: "was not asked whether it still is there: check again with a connection, and without --offline",
+    False: "does not show it to strangers",
+}
+
 
 def ask(repo: str, revision: str, url: str) -> Page:
     """What the Hub at `url` tells a stranger about `repo` at `revision`. Raises AffineError where it cannot be
@@ -106,7 +111,7 @@ def revision(s: Submission) -> Line:
     if not re.fullmatch(r"[0-9a-f]{40}", sha):
         return Line(name, Status.FAIL, f"{sha!r} is a branch or a short hash; take the 40 digits")
     if s.page is None or not s.page.found:
-        return Line(name, Status.PASS, f"{sha}, as deployed")
+        return Line(name, Status.UNKNOWN, f"{sha} was deployed; the Hub {_SILENT[s.page is None]}")
     return line(name, s.page.revision == sha, f"{sha}, and the Hub has it", f"the Hub has no {sha}: deploy again")
 
 
@@ -116,7 +121,9 @@ def public(s: Submission) -> Line:
         return deploy_first(name)
     if s.page is not None:
         return line(name, s.page.found, "the Hub shows it to strangers", f"the Hub hides it from strangers: {remedy}")
-    return line(name, not s.deployed["private"], "as deployed", f"it is private: {remedy}")
+    if s.deployed["private"]:
+        return Line(name, Status.FAIL, f"it was deployed as private: {remedy}")
+    return Line(name, Status.UNKNOWN, f"it was deployed as public; the Hub {_SILENT[True]}")
 
 
 def gated(s: Submission) -> Line:

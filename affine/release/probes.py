@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from affine.dataset.sequences import load_tokenizer
 from affine.envs.env import EnvSettings, make
+from affine.models.chat import Renderer
 from affine.params import Params
 from affine.release.lines import Tally
 from affine.rollout.episodes import Ticket
@@ -24,10 +26,16 @@ def probe_formats(params: Params, release: Path, root: Path) -> dict[str, Tally]
     tickets = [Ticket(task, 0, params.seed) for env in ENVS for task in _tasks(params, settings, env, root)]
     with RolloutPool(players_of(params, release), 1) as pool:
         played = pool.play(tickets, Sampling(params.evaluate.temperature, params.evaluate.top_p))
+    end = Renderer(load_tokenizer(release)).end_of_turn
     tallies = {}
     for env in ENVS:
         turns = [turn for trajectory in played if trajectory.task.env == env for turn in trajectory.turns]
-        tallies[env] = Tally(len(turns), sum(turn.valid for turn in turns))
+        tallies[env] = Tally(
+            len(turns),
+            usable=sum(turn.valid for turn in turns),
+            empty=sum(not turn.text.strip() for turn in turns),
+            cut=sum(turn.token_ids[-1:] != (end,) for turn in turns),
+        )
     return tallies
 
 

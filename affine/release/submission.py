@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from affine.errors import AffineError
 from affine.models.checkpoint import read_json
-from affine.release import on_disk, on_hub
+from affine.release import on_disk, on_hub, on_template
 from affine.release.lines import Line, Status, Submission
 
 Profile = Literal["affine-2025", "affine-2026"]
@@ -62,13 +62,13 @@ def _chain(profile: Profile) -> Callable[[Submission], Line]:
 PROFILES: dict[str, tuple[Callable[[Submission], Line], ...]] = {
     "affine-2025": (
         _chain("affine-2025"), on_hub.public, on_hub.gated, on_disk.chute_hot, on_disk.chute_file, on_hub.name_2025,
-        on_hub.revision, on_disk.complete, on_disk.duplicates, on_disk.unquantised, on_disk.architecture_2025,
-        on_disk.template, on_disk.formats,
+        on_hub.revision, on_disk.deployed_folder, on_disk.complete, on_disk.shared_shards, on_disk.same_weights,
+        on_disk.unquantised, on_disk.architecture_2025, on_template.template_2025, on_disk.formats,
     ),
     "affine-2026": (
-        _chain("affine-2026"), on_hub.name_2026, on_hub.public, on_hub.gated, on_hub.revision, on_disk.complete,
-        on_disk.duplicates, on_disk.architecture_2026, on_disk.unquantised, on_hub.history, on_disk.template,
-        on_disk.tokenizer, on_disk.formats,
+        _chain("affine-2026"), on_hub.name_2026, on_hub.public, on_hub.gated, on_hub.revision,
+        on_disk.deployed_folder, on_disk.complete, on_disk.same_weights, on_disk.architecture_2026,
+        on_disk.unquantised, on_hub.history, on_template.template_2026, on_disk.tokenizer, on_disk.formats,
     ),
 }  # fmt: skip
 """Profile -> its requirements, in the validators' order."""
