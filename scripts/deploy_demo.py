@@ -40,7 +40,7 @@ print("   ", tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_spe
 def run(release: str = "release") -> None:
     """Deploy the folder `release` twice and load it back, saying each step. Raises AffineError."""
     # Imported late: huggingface_hub reads the environment when it is imported, and tests/ is no package.
-    os.environ["HF_HUB_DISABLE_XET"] = "1"  # the server speaks LFS
+    _stay_here()
     sys.path.insert(0, str(ROOT / "tests"))
     from loopback_hub import LoopbackHub
 
@@ -71,6 +71,15 @@ def run(release: str = "release") -> None:
         done = subprocess.run([sys.executable, "-c", LOAD, repo], env=environment, check=False, cwd=root)
         if done.returncode != 0:
             raise AffineError(f"{repo} was published but does not load; see above")
+
+
+def _stay_here() -> None:
+    """Make this process and its children ask the server on this machine, whatever proxy or offline switch is set."""
+    os.environ["HF_HUB_DISABLE_XET"] = "1"  # the server speaks LFS
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        os.environ.pop(name, None)
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, ("127.0.0.1", os.environ.get(name, ""))))
 
 
 if __name__ == "__main__":

@@ -662,19 +662,3 @@ def test_stage_end_to_end_and_from_pretrained(hub: LoopbackHub, root: Path) -> N
     assert bad.returncode != 0
     assert "unknown argument --dry" in bad.stderr
     assert verify_sums(root / "release")
-
-
-def test_demo_deploys_to_loopback_and_loads_back(root: Path) -> None:
-    """`make deploy-demo`, with neither token nor network, in a process of its own."""
-    demo = [sys.executable, "-m", "scripts.deploy_demo"]
-    environment = {key: value for key, value in os.environ.items() if key not in ("HF_TOKEN", "HF_ENDPOINT")}
-    options: dict[str, Any] = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
-    done = subprocess.run([*demo, str(root / "release")], check=False, **options)
-    assert done.returncode == 0, done.stderr
-    first, again = re.findall(r"(\d+|nothing)(?: files, [\d,]+ bytes)? to send", done.stdout)[1:]
-    assert (int(first), again) == (len(release_content(root)) + 1, "nothing")  # and pipeline.json
-    assert "Qwen3ForCausalLM" in done.stdout
-    assert not (root / "deploy").exists()
-    missing = subprocess.run([*demo, str(root / "nothing")], check=False, **options)
-    assert missing.returncode == 1
-    assert "run `make all` first" in missing.stderr
