@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -9,7 +10,6 @@ import random
 import subprocess
 import sys
 import zipfile
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -186,17 +186,23 @@ def test_enough_distinct_tasks_and_no_floor_plan_in_two_splits() -> None:
     assert groups & same_rooms  # a floor plan is one group at every level
 
 
-def test_the_table_is_what_the_script_derives() -> None:
-    """Against the installed wheel's files, where they are installed."""
+def test_the_table_is_what_the_script_derives(tmp_path: Path) -> None:
+    """All 120 floor plans, goals and grammar, byte by byte, where the wheel's files are installed: they are packed into
+    a wheel again, which the script reads."""
     spec = importlib.util.find_spec("alfworld")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("the extra `alfworld` is not installed")
-    package = Path(next(iter(spec.submodule_search_locations)))
-    plan = json.loads((package / "gen/layouts/FloorPlan7-openable.json").read_text())
-    held = games.table()["scenes"]["7"]["receptacles"]
-    assert sum(map(len, held.values())) == len(plan)
-    assert sorted("|".join(identifier.split("|")[1:4]) for identifier in plan) == sorted(chain(*held.values()))
-    assert games.table()["grammar"] == (package / "data/alfred.twl2").read_text()
+    site = Path(next(iter(spec.submodule_search_locations))).parent
+    wheel, out = tmp_path / "alfworld.whl", tmp_path / "scenes.json"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path in importlib.metadata.files("alfworld") or ():
+            if path.parts[0] != ".." and path.suffix != ".pyc":
+                name = str(path)
+                # Some installers keep the licence a folder deeper than the wheel did.
+                archive.write(site / path, name.replace(".dist-info/licenses/", ".dist-info/"))
+    script = Path(__file__).parent.parent / "scripts" / "alfworld_scenes.py"
+    subprocess.run([sys.executable, script, wheel, out], check=True)
+    assert out.read_bytes() == Path(games.__file__).with_name("scenes.json").read_bytes()
 
 
 def test_the_script_names_a_wheel_it_cannot_read(tmp_path: Path) -> None:
@@ -410,7 +416,8 @@ def test_downloaded_games_are_a_level_of_their_own(tmp_path: Path) -> None:
         "import random\nfrom affine.collect.play import play\nfrom affine.envs.env import make\n"
         "from affine.types import *\nenv = make('alfworld')\n"
         "print(env.size(5), *[env.official_split(5, id, 0) for id in range(4)], env.content(5, 4, 0),\n"
-        "      *[play(env, Task('alfworld', 5, id, 0, Split.TRAIN), random.Random(0)).solved for id in range(4)])"
+        "      *[play(env, Task('alfworld', 5, id, 0, Split.TRAIN), random.Random(0)).solved for id in range(4)],\n"
+        "      *[f'{name}:{part.first}-{part.last}' for name, part in env.id_ranges.items()])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -419,7 +426,9 @@ def test_downloaded_games_are_a_level_of_their_own(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.split() == ["4", "train", "train", "validation", "test", "None", *["True"] * 4]
+    splits, ranges = ["train", "train", "validation", "test"], ["train:0-1", "valid_seen:2-2", "valid_unseen:3-3"]
+    assert done.stdout.split() == ["4", *splits, "None", *["True"] * 4, *ranges]
+    assert not make("alfworld").id_ranges, "no data, no ranges"
 
 
 def test_task_is_a_pure_function_of_level_id_and_seed() -> None:

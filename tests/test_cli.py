@@ -21,12 +21,12 @@ from release_inputs import make_inputs, release_params
 
 from affine.__main__ import INTERRUPTED, main
 from affine.cli import COMMANDS
-from affine.cli.envs import expert_success
 from affine.cli.grid import picture
 from affine.cli.play import find_task
 from affine.cli.pretrain import with_overrides
 from affine.envs.env import REGISTRY, env_class, make
 from affine.errors import AffineError
+from affine.files import write_json
 from affine.params import Params, load_params
 from affine.pareto.power import episodes_for, rule_power
 from affine.pareto.run import run_pareto
@@ -231,20 +231,44 @@ def test_babyais_picture_shows_what_minigrids_own_does() -> None:
 # ---- environments
 
 
-def test_envs_lists_all_levels_with_the_documented_rates(
-    in_repository: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_envs_lists_all_levels_with_the_measured_rates(in_repository: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rates of benchmarks/results/experts.json, read here as it stands in the file."""
+    recorded = json.loads((ROOT / "benchmarks/results/experts.json").read_text(encoding="utf-8"))
     assert main(["envs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     starts = [next(i for i, line in enumerate(lines) if f"│ {env}  " in line) for env in REGISTRY]
     assert starts == sorted(starts)
     for env, start in zip(REGISTRY, starts, strict=True):
-        success = expert_success(env)
         for number, level in env_class(env).levels.items():
-            rate = f"{success[number]:.0%}" if number in success else "-"
+            measured = recorded[env].get(str(number))
+            rate = (
+                f"{measured['solved'] / measured['tasks']:.0%} of {measured['tasks']}" if measured else "not measured"
+            )
+            rate += " *" if measured and measured["privileged"] else ""
             row = next(line for line in lines[start:] if re.match(rf"│ {number} +│", line))
             cells = [cell.strip() for cell in row.strip("│").split("│")]
             assert cells == [str(number), level.summary, str(level.turn_limit), rate]
+
+
+def test_envs_shows_recorded_speed_and_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the files of the folder; ScienceWorld's own splits are counted by its table of variations."""
+    rates = {"steps_per_s": 51234.0, "episodes_per_s": 8000.0}
+    about = {"machine": {"processor": "Some CPU"}, "date": "2025-10-29", "level": 0}
+    write_json(tmp_path / "benchmarks/results/envs.json", {**about, "envs": {"sciworld": {"expert": rates}}})
+    made = {split: {"tasks": 7} for split in ("train", "validation", "test")}
+    write_json(tmp_path / "metrics/tasks/sciworld.json", made)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["envs", "sciworld"]) == 0
+    shown = capsys.readouterr().out
+    assert "recorded at level 0: 51,234 steps/s, 8,000 episodes/s (Some CPU, 2025-10-29)" in shown
+    assert "tasks: 7 train, 7 validation, 7 test" in shown
+    assert "upstream's splits, level 3, 4: 3,592 train, 1,796 validation, 1,819 test" in shown
+    assert "not measured" in shown
+    assert main(["envs", "sat"]) == 0
+    assert "recorded" not in capsys.readouterr().out
 
 
 def test_one_environment_with_its_speed(in_repository: None, capsys: pytest.CaptureFixture[str]) -> None:

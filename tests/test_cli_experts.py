@@ -1,8 +1,9 @@
 """`experts`: shares by type of task that add up, failures by id that can be played, other levels kept; and what
-`experts` and `envs --speed` let programs do where no sandbox is safe."""
+`experts`, `envs --speed` and `play` let programs do where no sandbox is safe."""
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ import pytest
 from affine.cli import experts
 from affine.cli.envs import run as run_envs
 from affine.cli.experts import run
+from affine.cli.play import run as run_play
 from affine.collect.collect import Attempts
 from affine.collect.play import play
+from affine.envs.abd import Abd
 from affine.envs.engines.programs import sandbox
 from affine.envs.engines.programs.program_env import execute_once
 from affine.envs.env import EnvError, make
@@ -41,7 +44,23 @@ def test_the_record_is_what_playing_gives(tmp_path: Path, capsys: pytest.Capture
     assert sum(counts["tasks"] for counts in row["kinds"].values()) == row["tasks"] == 12
     assert 0 <= row["luck"] < 0.6
     assert "luck" not in result["0"]
+    assert row["privileged"] is False
+    assert "chance" not in row
     assert f"textcraft level 2: {row['solved']} of 12 solved, by luck {row['luck']:.0%}" in capsys.readouterr().out
+
+
+def test_spread_tasks_reach_over_all_types_of_a_level() -> None:
+    """AgentGym's ids go type by type: the first ones are all of its first types."""
+    with closing(make("sciworld")) as env:
+        first = draw_tasks(env, 5, 0, {Split.TEST: 23})
+        spread = experts._spread(env, 5, 0, 23)
+        assert len({env.task_type(5, task.id, 0) for task in first}) <= 4
+        assert len({env.task_type(5, task.id, 0) for task in spread}) >= 10
+        assert all(env.official_split(5, task.id, 0) == Split.TEST for task in spread)
+        with pytest.raises(EnvError, match="lower --tasks"):
+            experts._spread(env, 5, 0, 4000)
+    with closing(make("sat")) as env, pytest.raises(EnvError, match="sat: --spread needs a level with a last id"):
+        experts._spread(env, 0, 0, 5)
 
 
 def test_an_unknown_environment_is_named(tmp_path: Path) -> None:
@@ -91,3 +110,33 @@ def test_speed_is_measured_unprotected_only_where_the_parameters_say_so(
     allow(nothing_safe)
     assert run_envs(arguments) == 0
     assert "episodes/s" in capsys.readouterr().out
+
+
+def test_play_runs_programs_unprotected_only_where_the_parameters_say_so(
+    nothing_safe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("!\n"))
+    with pytest.raises(EnvError, match="no safe level"):
+        run_play(["abd"])
+    allow(nothing_safe)
+    monkeypatch.setattr("sys.stdin", io.StringIO("!\n"))
+    assert run_play(["abd"]) == 0
+    assert "solved: score 1.00" in capsys.readouterr().out
+
+
+def test_what_guessing_is_worth_in_abd_is_a_share_of_inputs(tmp_path: Path) -> None:
+    """Counted again with other inputs, by running the programs in the sandbox."""
+    out = tmp_path / "experts.json"
+    assert run(["abd", "--levels", "0", "--tasks", "8", "--out", str(out)]) == 0
+    row = json.loads(out.read_text(encoding="utf-8"))["abd"]["0"]
+    assert row["privileged"] is True
+    hits = 0
+    with closing(Abd()) as env:
+        for task in draw_tasks(env, 0, 0, {Split.TEST: 8}):
+            env.reset(task)
+            assert env.problem.program
+            rng = random.Random(task.id)
+            for _ in range(60):
+                stdin = env.problem.program.draw_input(rng)
+                hits += execute_own(env.problem.source, stdin, env.limits, False).stdout == env.problem.output
+    assert row["chance"] == pytest.approx(hits / 480, abs=0.05)

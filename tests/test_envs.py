@@ -226,7 +226,7 @@ def test_ranges_are_upstreams_and_say_what_there_is(envs: dict[str, Env]) -> Non
             env.id_range("nowhere")
     babyai, sciworld = envs["babyai"], envs["sciworld"]
     part = babyai.id_range("affine-2025-10-27")
-    assert (part.level, part.first, part.last) == (4, 0, 40 * 100 - 1)
+    assert (part.level, part.first, part.last) == (5, 0, 40 * 100 - 1)
     assert sciworld.size(5) == sciworld.id_range("affine-2025-10-27").last + 1
     tasks = draw_range(sciworld, "affine-2025-11-17", 0, 500)
     assert [task.id for task in tasks] == list(range(2000, 2500))

@@ -167,10 +167,16 @@ def test_experts_section_names_types_and_failures(tmp_path: Path) -> None:
     assert "python -m affine experts" in SECTIONS["experts"](tmp_path, "")
     failures = [{"id": k, "kind": "KeyInBox-v0", "why": "turns ran out"} for k in (25, 65)]
     kinds = {"KeyInBox-v0": {"tasks": 2, "solved": 0}, "Open-v0": {"tasks": 3, "solved": 3}}
-    row = {"tasks": 5, "solved": 3, "luck": 0.2, "kinds": kinds, "failures": failures}
-    write_json(tmp_path / "benchmarks/results/experts.json", {"babyai": {"4": row}})
+    row = {"tasks": 5, "solved": 3, "luck": 0.2, "privileged": True, "kinds": kinds, "failures": failures}
+    guessed = {"tasks": 50, "solved": 50, "luck": 0.04, "chance": 0.0123, "kinds": {}, "failures": []}
+    write_json(tmp_path / "benchmarks/results/experts.json", {"babyai": {"4": row}, "abd": {"1": guessed}})
     text = SECTIONS["experts"](tmp_path, "")
-    assert "| babyai | 4 | 3 of 5 | 20% | KeyInBox-v0 0/2 (25, 65); Open-v0 3/3 |" in text
+    assert "| babyai | 4 | the engine | 3 of 5 | 20% | KeyInBox-v0 0/2 (25, 65); Open-v0 3/3 |" in text
+    assert "| abd | 1 | what is shown | 50 of 50 | 4% (1.23% of inputs) |  |" in text
+    levels = SECTIONS["levels"](tmp_path, "").splitlines()
+    assert any(line.startswith("| `babyai` | 4 |") and line.endswith("| 60% of 5 | 20% |") for line in levels)
+    assert any(line.startswith("| `babyai` | 3 |") and line.endswith("| not measured |  |") for line in levels)
+    assert any(line.startswith("| `abd` | 6 |") and line.endswith("| needs upstream's data |  |") for line in levels)
 
 
 # Parameters ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import argparse
 import inspect
 import json
 import time
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -13,21 +14,28 @@ from rich.table import Table
 
 from affine.collect.play import play
 from affine.declare import declare
-from affine.envs.env import REGISTRY, Env, EnvSettings, env_class, expert_module, make, task_rng
+from affine.envs.env import REGISTRY, Env, EnvSettings, env_class, make, task_rng
 from affine.params import unsafe_allowed
+from affine.recorded import EXPERTS, expert_rows, share
+from affine.recorded import speed as recorded_speed
 from affine.tasks import split_of_group
 from affine.types import Split, Task
+
+_CAPTION = (
+    f"expert: share of held-out tasks it solves, and of how many, from {EXPERTS} (`python -m affine experts`)"
+    "\n* it looks into the engine to choose its moves"
+)
 
 
 def run(arguments: list[str]) -> int:
     """Print the table, or one environment's documentation. Raises EnvError and ParamsError."""
     parser = argparse.ArgumentParser(
         prog="python -m affine envs",
-        description="The environments: levels of difficulty, turn limits, share of tasks the expert solves, engines."
-        " With a name, that environment's documentation.",
+        description="The environments: levels of difficulty, turn limits, share of tasks the expert solves, engines,"
+        " splits and speed, as measured last. With a name, that environment's documentation.",
     )
     parser.add_argument("env", nargs="?", choices=REGISTRY, metavar="ENV", help=f"one of {', '.join(REGISTRY)}")
-    parser.add_argument("--speed", action="store_true", help="measure level 0 on one core (a few seconds each)")
+    parser.add_argument("--speed", action="store_true", help="measure level 0 now, on one core (a few seconds each)")
     parser.add_argument("--seconds", type=float, default=2.0, help="per environment, for --speed (default 2)")
     parser.add_argument(
         "--declare", action="store_true", help="write a new environment of the registry into params.yaml and dvc.yaml"
@@ -41,7 +49,7 @@ def run(arguments: list[str]) -> int:
     if chosen.env:
         console.print(inspect.cleandoc(env_class(chosen.env).__doc__ or ""), markup=False, highlight=False)
         console.print()
-    table = Table(caption="expert: share of tasks it solves, as documented", caption_justify="left")
+    table = Table(caption=_CAPTION, caption_justify="left")
     for name in ("level", "what a task is"):
         table.add_column(name)
     for name in ("turns", "expert"):
@@ -55,18 +63,21 @@ def run(arguments: list[str]) -> int:
 
 
 def _add(table: Table, env: Env, speed: str) -> None:
+    here = Path.cwd()
     engine = ", ".join(f"{name} {version}" for name, version in sorted(env.engine().items()))
-    about = [f"[bold]{env.name}[/]  [dim]{engine}[/]", splits(Path("metrics/tasks") / f"{env.name}.json"), speed]
+    about = [f"[bold]{env.name}[/]  [dim]{engine}[/]", splits(here / "metrics" / "tasks" / f"{env.name}.json")]
+    about += [speed or recorded_speed(here, env.name), *official_splits(env)]
     about += [
         f"ids {name}: {part.first} to {part.last} of level {part.level}, {part.summary}"
         for name, part in env.id_ranges.items()
     ]
     table.add_section()
     table.add_row("", "\n".join(line for line in about if line))
-    success = expert_success(env.name)
+    measured = expert_rows(here, env.name)
     for number, level in sorted(env.levels.items()):
-        documented = f"{success[number]:.0%}" if number in success else "-"
-        table.add_row(str(number), level.summary, str(level.turn_limit), documented)
+        row = measured.get(number)
+        looks = " *" if row and row.get("privileged") else ""
+        table.add_row(str(number), level.summary, str(level.turn_limit), share(row) + looks)
     env.close()
 
 
@@ -78,10 +89,16 @@ def splits(summary: Path) -> str:
     return "tasks: " + ", ".join(f"{made[split]['tasks']} {split}" for split in Split)
 
 
-def expert_success(name: str) -> dict[int, float]:
-    """Level -> documented share of tasks solved."""
-    success: dict[int, float] = expert_module(name).SUCCESS
-    return success
+def official_splits(env: Env) -> list[str]:
+    """A line for each run of levels to whose tasks upstream itself gives splits, with the sizes of those."""
+    found: dict[str, list[int]] = {}
+    for level in sorted(env.levels):
+        size = env.size(level) if env.official_split(level, 0, 0) is not None else None
+        if size is not None:
+            counts = Counter(env.official_split(level, id, 0) for id in range(size))
+            sizes = ", ".join(f"{counts[split]:,} {split}" for split in Split)
+            found.setdefault(sizes, []).append(level)
+    return [f"upstream's splits, level {', '.join(map(str, levels))}: {sizes}" for sizes, levels in found.items()]
 
 
 def measure(name: str, seconds: float, settings: EnvSettings) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
 from affine.envs.env import REGISTRY, Env, EnvError, EnvSettings, GaveUp, Move, StepResult, make, make_expert, task_rng
+from affine.params import unsafe_allowed
 from affine.tasks import draw_tasks, split_of_group
 from affine.types import Message, Split, Task
 
@@ -20,7 +22,7 @@ READY_MADE = ("Action:", "<INPUT>", "```")
 
 
 def run(arguments: list[str]) -> int:
-    """Play one task. Raises EnvError for a task that does not exist or an engine that does not start."""
+    """Play one task. Raises EnvError for a task that does not exist or an engine that does not start, ParamsError."""
     parser = argparse.ArgumentParser(
         prog="python -m affine play",
         description=f"Play an environment by hand: {HELP.replace('%', '%%')}. Actions can be piped in, one a line.",
@@ -35,9 +37,12 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the world of tasks (tasks.seed, default 0)")
     parser.add_argument("--mode", choices=("fixed", "upstream"), default="fixed", help="default: fixed")
     parser.add_argument("--prompts", default="brief", help="brief, full, or a YAML file (default: brief)")
-    parser.add_argument("--unsafe", action="store_true", help="run programs where no sandbox is safe (sandbox.unsafe)")
+    parser.add_argument(
+        "--unsafe", action="store_true", help="run programs where no sandbox is safe (or sandbox.unsafe)"
+    )
     chosen = parser.parse_args(arguments)
-    env = make(chosen.env, EnvSettings(chosen.mode, chosen.prompts, chosen.unsafe))
+    unsafe = chosen.unsafe or unsafe_allowed(Path.cwd())
+    env = make(chosen.env, EnvSettings(chosen.mode, chosen.prompts, unsafe))
     try:
         split, level, number = Split(chosen.split) if chosen.split else None, chosen.level, chosen.task
         if chosen.ids:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from affine.envs.engines.alfworld import files, games
 from affine.envs.engines.alfworld.engine import NOTHING_HAPPENS, Engine
 from affine.envs.engines.alfworld.games import Game, Size
 from affine.envs.engines.alfworld.pddl import ProblemError
-from affine.envs.env import Content, Env, EnvError, Level, Prompt, StepResult, digest, task_rng
+from affine.envs.env import Content, Env, EnvError, IdRange, Level, Prompt, StepResult, digest, task_rng
 from affine.envs.react import last_action
 from affine.types import Message, Split, Task
 
@@ -132,6 +132,33 @@ def _downloaded(folder: Path) -> tuple[Path, ...]:
     return tuple(files.real_games(folder))
 
 
+class FolderRanges(Mapping[str, IdRange]):
+    """The ids of each folder of the downloaded data set by the folder's name; empty where there is no data. The folders
+    are read when a range is asked for, not before: that takes seconds."""
+
+    def _found(self) -> dict[str, IdRange]:
+        folder = files.data_folder() if DOWNLOADED in AlfWorld.levels else None
+        ranges: dict[str, IdRange] = {}
+        for id, path in enumerate(_downloaded(folder) if folder else ()):
+            name = _folder_of(path)
+            first = ranges[name].first if name in ranges else id
+            ranges[name] = IdRange(DOWNLOADED, first, id, f"the downloaded games of {name}")
+        return ranges
+
+    def __getitem__(self, name: str) -> IdRange:
+        return self._found()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found())
+
+    def __len__(self) -> int:
+        return len(self._found())
+
+
+def _folder_of(path: Path) -> str:
+    return next(part for part in path.parts if part in _SPLITS)
+
+
 class AlfWorld(Env):
     """Description
         A household room out of AI2-THOR's 120 floor plans, played by text: walk to receptacles, open them, carry
@@ -179,6 +206,7 @@ class AlfWorld(Env):
     name = "alfworld"
     version = "1"
     levels: ClassVar[Mapping[int, Level]] = _levels()
+    id_ranges: ClassVar[Mapping[str, IdRange]] = FolderRanges()
     prompts: ClassVar[Mapping[str, Prompt]] = {
         "brief": Prompt("Do the household task. Actions: {actions}."),
         "full": Prompt(
@@ -222,7 +250,7 @@ class AlfWorld(Env):
         return _downloaded(folder)
 
     def _folder(self, id: int) -> str:
-        return next(part for part in self._files()[id].parts if part in _SPLITS)
+        return _folder_of(self._files()[id])
 
     def _game(self, level: int, id: int, seed: int) -> Game:
         settings = self.levels[level].settings

@@ -157,7 +157,7 @@ class BabyAi(Env):
         An agent walks through rooms, sees a 7 x 7 field before it and follows an instruction such as "pick up a
         blue box" or "open the red door, then go to the ball on your left". The engine is minigrid itself.
     Task
-        Levels 0 to 3 draw one of the level's worlds and an engine seed from (level, id, seed). Level 4 has
+        Levels 0 to 3 draw one of the level's worlds and an engine seed from (level, id, seed). Levels 4 and 5 have
         AgentGym's ids: world id % 40, engine seed id // 40; the task's own seed is not used there. Key: the grid,
         the agent's place and the mission. Group: the mission and the things in the grid, wherever they stand.
     Observation
@@ -170,7 +170,9 @@ class BabyAi(Env):
     Reward
         minigrid's: 1 - 0.9 * steps / max_steps on success, else 0. The score is the sum, clamped to [0, 1].
     Episode end
-        The engine's success, failure (strict worlds) or step limit, or the turn limit (20 in AgentGym's evaluation).
+        The engine's success, failure (strict worlds) or step limit, or the turn limit: 20 in AgentGym's evaluation,
+        10 at the validators in October 2025 (level 5). They went to 30 at a date that is not known, so the range of
+        November 2025 is played with AgentGym's 20. Which ids AgentGym trained on is not known: no range has its name.
     Expert
         Level 0: an honest rule (go for a visible match, else turn). Above: minigrid's bot, its moves folded into
         macro actions; it plans in a copy of the engine.
@@ -217,9 +219,12 @@ class BabyAi(Env):
             },
         ),
         4: Level("AgentGym's forty levels under its own task ids", 20, {"worlds": (), "wording": "full"}),
+        5: Level(
+            "the same in ten turns, as the validators played in October 2025", 10, {"worlds": (), "wording": "full"}
+        ),
     }
     id_ranges: ClassVar[Mapping[str, IdRange]] = {
-        "affine-2025-10-27": IdRange(4, 0, 3999, "the validators' ids from 27 October 2025"),
+        "affine-2025-10-27": IdRange(5, 0, 3999, "the validators' ids from 27 October 2025, ten turns"),
         "affine-2025-11-17": IdRange(4, 0, 499, "the validators' ids from 17 November 2025"),
     }
     prompts: ClassVar[Mapping[str, Prompt]] = {

@@ -123,7 +123,7 @@ class SciWorld(Env):
         Mendelian genetics, in a house with ten rooms.
     Task
         A level's ids are the variations of its task types in a fixed mixed order, so that any run of ids holds all
-        types; the last level has AgentGym's ids (23 types in order). The seed is not used. Key and group: the task
+        types; the last two have AgentGym's ids (23 types in order). The seed is not used. Key and group: the task
         type and the variation. The official split by variation holds everywhere (dev is validation).
     Observation
         Full: the engine's own text; first the task's description and a look around. Brief: the task in one short
@@ -137,16 +137,18 @@ class SciWorld(Env):
         The engine's score after the step, -100 to 100. The score is (that + 100) / 200, as the validators had it:
         doing nothing is 0.5, a wrong focus 0.
     Episode end
-        The engine's completion (score 100), a negative score, or the turn limit (AgentGym's evaluation: 30). An
-        engine that dies or hangs is replaced and the episode replayed; where it dies a second time at the same action,
-        that action is answered "The house does not answer." and ends the episode with the score before it.
+        The engine's completion (score 100), a negative score, or the turn limit: 30 in AgentGym's evaluation, 10 at
+        the validators in October 2025 (level 6). They went to 30 at a date that is not known; the range of November
+        2025 is played with 30. An engine that dies or hangs is replaced and the episode replayed; where it dies a second
+        time at the same action, that action is answered "The house does not answer." and ends the episode with the
+        score before it.
     Expert
         Level 0: honest rules with everyday knowledge. Above: the engine's gold path (privileged).
     Upstream
         AgentGym's ScienceWorld server over ScienceWorld (AI2). Mode "upstream": a reply without an action sets the
         reward, and so the score of an episode that ends there, to 0 (normalised 0.5), whatever was reached; "fixed"
         keeps the score. Not deterministic in the engine: the thermometer's reading varies by a degree and circuits
-        may act a step later, so levels 2 to 5 can differ between runs in such tasks. Within one Python process an
+        may act a step later, so levels 2 to 6 can differ between runs in such tasks. Within one Python process an
         outcome, once seen, is remembered by (task, actions so far) and repeated: equal play gets equal answers.
     """
 
@@ -183,9 +185,15 @@ class SciWorld(Env):
             30,
             {"types": _AGENTGYM, "simplifications": "", "observation": "full", "order": "agentgym"},
         ),
+        6: Level(
+            "the same in ten turns, as the validators played in October 2025",
+            10,
+            {"types": _AGENTGYM, "simplifications": "", "observation": "full", "order": "agentgym"},
+        ),
     }
     id_ranges: ClassVar[Mapping[str, IdRange]] = {
-        "affine-2025-10-27": IdRange(5, 0, 4638, "the validators' ids from 27 October 2025: all of AgentGym's"),
+        "agentgym": IdRange(5, 0, 4638, "all of AgentGym's ids; which of them it trained on is not known"),
+        "affine-2025-10-27": IdRange(6, 0, 4638, "the validators' ids from 27 October 2025: all, in ten turns"),
         "affine-2025-11-17": IdRange(5, 2000, 2499, "the validators' ids from 17 November 2025"),
     }
     prompts: ClassVar[Mapping[str, Prompt]] = {

@@ -157,7 +157,9 @@ class WebShop(Env):
     action that the page does not allow (or none at all) leaves the page as it is and counts as invalid.
     Reward: 0 until Buy Now, then r_type * (matched attributes + matched options + price kept) / (their
     number + 1), see `webshop_reward`. The score is that reward; solved means 1.0.
-    Episode end: Buy Now, or the turn limit (8 to 30).
+    Episode end: Buy Now, or the turn limit (8 to 30). The validators had 10 in October 2025, as level 7, and went
+    to 30 at a date that is not known; the range of November 2025 is played with 10. Which goals AgentGym trained on
+    is not known: no range has its name.
     Expert: a rule-based shopper that reads only the pages.
     Upstream: AgentGym's wrapper of WebShop. Differences: search is tantivy's BM25 (k1 1.2, b 0.75), not
     Lucene's (0.9, 0.4); nouns come from a word list, not spaCy; prices of price ranges and price limits are

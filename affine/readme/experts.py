@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from affine.files import read_json
 from affine.readme.table import table
+from affine.recorded import EXPERTS, expert_rows, luck
 from affine.types import ENVS
 
 SHOWN = 6
@@ -15,17 +15,18 @@ SHOWN = 6
 
 def experts(root: Path, _: str) -> str:
     """Solved of played tasks by level and type of task, what random play solves, and the failures by id."""
-    path = root / "benchmarks" / "results" / "experts.json"
-    if not path.is_file():
+    if not (root / EXPERTS).is_file():
         return "*Not measured yet: run `python -m affine experts`.*"
-    result = read_json(path)
     rows = []
-    for env in (env for env in ENVS if env in result):
-        for level, row in sorted(result[env].items(), key=lambda item: int(item[0])):
-            luck = f"{row['luck']:.0%}" if "luck" in row else ""
-            rows.append([env, level, f"{row['solved']} of {row['tasks']}", luck, _types(row)])
-    head = ["environment", "level", "expert solved", "random play", "types of task: solved of played (failed ids)"]
-    return table(head, rows, right=range(1, 4))
+    for env in ENVS:
+        for level, row in expert_rows(root, env).items():
+            sees = "the engine" if row.get("privileged") else "what is shown"
+            solved = f"{row['solved']} of {row['tasks']}"
+            rows.append([env, level, sees, solved, luck(row), _types(row)])
+    types = "types of task: solved of played (failed ids)"
+    return table(
+        ["environment", "level", "expert sees", "expert solved", "random play", types], rows, right=range(3, 5)
+    )
 
 
 def _types(row: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from affine.readme.parameters import effects, parameters
 from affine.readme.rewrite import ReadmeError, Section
 from affine.readme.speed import speed
 from affine.readme.table import table
+from affine.recorded import expert_rows, luck, share
 from affine.report.graph import mermaid, read_graph
 from affine.types import ENVS, Split, Task
 
@@ -163,11 +164,11 @@ def environments(root: Path, _: str) -> str:
     params = load_params(root / "params.yaml")
     rows = []
     for name in REGISTRY:
-        cls, success = env_class(name), expert_success(name)
+        cls, measured = env_class(name), expert_rows(root, name)
         used = getattr(params.tasks, name).levels
         level = cls.levels[used[0]]
         shown = ", ".join(map(str, used))
-        rate = ", ".join(f"{success[k]:.0%}" if k in success else "not measured" for k in used)
+        rate = ", ".join(share(measured.get(k)) for k in used)
         rows.append(
             [f"`{name}`", level.summary, ENGINES[name], f"{shown} of 0 to {max(cls.levels)}", level.turn_limit, rate]
         )
@@ -176,20 +177,15 @@ def environments(root: Path, _: str) -> str:
 
 
 def levels(root: Path, _: str) -> str:
-    """Every level of every environment."""
+    """Every level of every environment, with the measured success of its expert and of random play."""
     rows = []
     for name in REGISTRY:
-        success = expert_success(name)
+        measured, floors = expert_rows(root, name), expert_module(name).SUCCESS
         for number, level in env_class(name).levels.items():
-            rate = f"{success[number]:.0%}" if number in success else "needs upstream's data"
-            rows.append([f"`{name}`", number, level.summary, level.turn_limit, rate])
-    return table(["environment", "level", "task", "turns", "expert solves"], rows, right=2)
-
-
-def expert_success(name: str) -> dict[int, float]:
-    """Level -> documented success rate of the expert (held by the environment's tests)."""
-    success: dict[int, float] = expert_module(name).SUCCESS
-    return success
+            row = measured.get(number)
+            solved = share(row) if row or number in floors else "needs upstream's data"
+            rows.append([f"`{name}`", number, level.summary, level.turn_limit, solved, luck(row)])
+    return table(["environment", "level", "task", "turns", "expert solves", "random play"], rows, right=3)
 
 
 def presets(root: Path, _: str) -> str:

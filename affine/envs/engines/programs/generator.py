@@ -176,17 +176,18 @@ def draw_case(program: Program, rng: random.Random) -> tuple[str, str]:
     """A random input on which `program` does not fail, and what it prints."""
     while True:  # ends: `generate` saw twelve such inputs in a row
         stdin = program.draw_input(rng)
-        output = _output(program, stdin)
+        output = output_of(program, stdin)
         if output is not None:
             return stdin, output
 
 
 def hit_rate(program: Program, output: str, rng: random.Random, samples: int = 10_000) -> float:
     """The share of random inputs whose output is `output`: how easily abduction is solved by guessing."""
-    return sum(_output(program, program.draw_input(rng)) == output for _ in range(samples)) / samples
+    return sum(output_of(program, program.draw_input(rng)) == output for _ in range(samples)) / samples
 
 
-def _output(program: Program, stdin: str) -> str | None:
+def output_of(program: Program, stdin: str) -> str | None:
+    """What `program` prints for `stdin`; None where it fails on it."""
     try:
         return evaluate(program, stdin)
     except (ValueError, IndexError, ZeroDivisionError):  # the largest of an empty list and the like
@@ -196,7 +197,7 @@ def _output(program: Program, stdin: str) -> str | None:
 def _varied(program: Program, rng: random.Random) -> bool:
     outputs: set[str] = set()
     for _ in range(_PROBES):
-        output = _output(program, program.draw_input(rng))
+        output = output_of(program, program.draw_input(rng))
         if output is None or not output.strip() or len(output) > _LONGEST_OUTPUT:
             return False
         outputs.add(output)
