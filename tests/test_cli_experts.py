@@ -20,7 +20,7 @@ from affine.collect.collect import Attempts
 from affine.collect.play import play
 from affine.envs.abd import Abd
 from affine.envs.engines.programs import sandbox
-from affine.envs.engines.programs.program_env import execute_once
+from affine.envs.engines.programs.program_env import execute_once, execute_own
 from affine.envs.env import EnvError, make
 from affine.tasks import draw_tasks
 from affine.types import Split, Task, Trajectory

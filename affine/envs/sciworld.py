@@ -139,9 +139,9 @@ class SciWorld(Env):
     Episode end
         The engine's completion (score 100), a negative score, or the turn limit: 30 in AgentGym's evaluation, 10 at
         the validators in October 2025 (level 6). They went to 30 at a date that is not known; the range of November
-        2025 is played with 30. An engine that dies or hangs is replaced and the episode replayed; where it dies a second
-        time at the same action, that action is answered "The house does not answer." and ends the episode with the
-        score before it.
+        2025 is played with 30. An engine that dies or hangs is replaced and the episode replayed; where it dies a
+        second time at the same action, that action is answered "The house does not answer." and ends the episode with
+        the score before it.
     Expert
         Level 0: honest rules with everyday knowledge. Above: the engine's gold path (privileged).
     Upstream
