@@ -9,10 +9,10 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from affine.deps import write
+from affine.deps import env_file, expert_file, write
 from affine.errors import AffineError
 from affine.params import load_params
-from affine.types import ENVS, REGISTRY
+from affine.types import ENVS
 
 TASKS = {"levels": [0], "train": 1000, "validation": 40, "test": 200}
 DEMONSTRATIONS = {"episodes": 200}
@@ -26,17 +26,17 @@ class DeclareError(AffineError):
 def declare(root: Path) -> list[str]:
     """Add every registered environment that is missing; "file: what" for each addition, nothing where all are there.
 
-    Raises DeclareError where a file or an expert is missing, ParamsError and DepsError where a file is wrong.
+    Raises DeclareError where a file is missing, ParamsError and DepsError where a file is wrong.
     """
     graph = root / "dvc.yaml"
     yaml, document = _yaml(graph)
     listed = next(stage["foreach"] for stage in document["stages"].values() if "foreach" in stage)
-    new = {env: _engine(root, env) for env in ENVS if env not in listed}
+    new = {env: _item(root, env) for env in ENVS if env not in listed}
     model = [env for env in ENVS if env in listed][-1]
     added = _to_params(root / "params.yaml")
     if new:
-        for env, engine in new.items():
-            listed[env] = _flow({"engine": str(engine)})
+        for env, item in new.items():
+            listed[env] = _flow(item)
         _save(yaml, document, graph)
         for path in (graph, *sorted(root.glob("*/dvc.yaml"))):
             added += [f"{path.relative_to(root)}: {line}" for line in _to_pipeline(path, model, list(new))]
@@ -79,14 +79,14 @@ def _to_params(path: Path) -> list[str]:
     return added
 
 
-def _engine(root: Path, env: str) -> Path:
-    """The folder behind an environment, or its own file where it has none."""
-    module = Path(*REGISTRY[env].partition(":")[0].split("."))
-    for file in (module.with_suffix(".py"), module.with_name(f"{module.name}_expert.py")):
-        if not (root / file).is_file():
-            raise DeclareError(f"{root / file}: no such file; in the graph, environment and expert are a file each")
+def _item(root: Path, env: str) -> dict[str, str]:
+    """The folder behind an environment, or its own file where it has none, and its expert's file."""
+    module = env_file(env)
+    if not (root / module).is_file():
+        raise DeclareError(f"{root / module}: no such file; {env} is registered as being there")
     folder = Path("affine/envs/engines") / env
-    return folder if (root / folder).is_dir() else module.with_suffix(".py")
+    engine = folder if (root / folder).is_dir() else module
+    return {"engine": str(engine), "expert": str(expert_file(root, env))}
 
 
 def _to_pipeline(path: Path, model: str, new: list[str]) -> list[str]:

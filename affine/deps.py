@@ -57,6 +57,8 @@ experiment with `-S` alone is run with `--force` after such code has changed."""
 
 
 ENGINES = ("affine", "envs", "engines")
+ITEMS = ("${item.engine}", "${item.expert}")
+"""What dvc.yaml says of each environment: where its engine lies, and its expert."""
 PLACE = "CODE"
 """What a new stage may write in `deps` where `--write` is to put its code."""
 
@@ -127,11 +129,16 @@ def closure(root: Path, start: Iterable[Path], without: Iterable[Path] = ()) -> 
     return seen
 
 
-def env_files(env: str, *, expert: bool) -> list[Path]:
-    """The modules that the registry finds by name for one environment."""
-    module = Path(*REGISTRY[env].partition(":")[0].split("."))
-    files = [module.with_suffix(".py")]
-    return [*files, module.with_name(f"{module.name}_expert.py")] if expert else files
+def env_file(env: str) -> Path:
+    """The module that the registry names for an environment."""
+    return Path(*REGISTRY[env].partition(":")[0].split(".")).with_suffix(".py")
+
+
+def expert_file(root: Path, env: str) -> Path:
+    """The module with an environment's expert: one of its own, or the environment's."""
+    module = env_file(env)
+    beside = module.with_name(f"{module.stem}_expert.py")
+    return beside if (root / beside).is_file() else module
 
 
 def data_files(root: Path, modules: Iterable[Path]) -> set[Path]:
@@ -160,16 +167,14 @@ def left_out(root: Path, stage: str) -> list[Path]:
 def code_of(root: Path, stage: str, env: str | None) -> list[str]:
     """The code that decides what `stage` writes: script, import closure, tables; sorted paths."""
     start = [Path("stages") / f"{stage}.py"]
-    if env:
-        start += env_files(env, expert=stage in EXPERTS)
-    elif stage in PLAYS_ALL:
-        start += [file for name in REGISTRY for file in env_files(name, expert=stage in EXPERTS)]
+    for name in [env] if env else REGISTRY if stage in PLAYS_ALL else []:
+        start += [env_file(name), *([expert_file(root, name)] if stage in EXPERTS else [])]
     modules = closure(root, start, left_out(root, stage))
     return sorted(str(path) for path in modules | data_files(root, modules))
 
 
 def _is_code(dependency: str) -> bool:
-    return dependency.startswith((*(f"{package}/" for package in FIRST_PARTY), "${item.engine}")) or dependency == PLACE
+    return dependency.startswith((*(f"{package}/" for package in FIRST_PARTY), *ITEMS)) or dependency == PLACE
 
 
 def _pipelines(root: Path) -> list[Path]:
@@ -185,28 +190,31 @@ def _load(path: Path) -> tuple[YAML, Any]:
     return yaml, yaml.load(path)
 
 
-def _stages(document: Any) -> Iterator[tuple[str, Any, dict[str, str]]]:
-    """(name, the stage's mapping, environment -> engine folder; empty where it is not per environment)."""
+def _stages(document: Any) -> Iterator[tuple[str, Any, dict[str, dict[str, str]]]]:
+    """(name, the stage's mapping, environment -> its engine's folder and its expert's file; empty where it is not per
+    environment)."""
     for name, stage in document["stages"].items():
         if "foreach" in stage:
             members = stage["foreach"].items()
-            yield name, stage["do"], {env: str(item["engine"]) for env, item in members if "engine" in item}
+            yield name, stage["do"], {env: dict(item) for env, item in members if "engine" in item}
         else:
             yield name, stage, {}
 
 
-def _fill(dependency: str, env: str, engines: dict[str, str]) -> str:
-    return dependency.replace("${key}", env).replace("${item.engine}", engines.get(env, ""))
+def _fill(dependency: str, env: str, item: dict[str, str]) -> str:
+    for name, value in item.items():
+        dependency = dependency.replace(f"${{item.{name}}}", value)
+    return dependency.replace("${key}", env)
 
 
 def declared_code(root: Path) -> list[tuple[str, str | None, set[str]]]:
     """(stage, environment, code dependencies) as the pipelines declare them."""
     rows: list[tuple[str, str | None, set[str]]] = []
     for path in _pipelines(root):
-        for name, stage, engines in _stages(_load(path)[1]):
+        for name, stage, items in _stages(_load(path)[1]):
             listed = [str(dep) for dep in stage["deps"] if _is_code(str(dep))]
-            for env in engines or [None]:
-                rows.append((name, env, {_fill(dep, env, engines) if env else dep for dep in listed}))
+            for env in items or [None]:
+                rows.append((name, env, {_fill(dep, env, items[env]) if env else dep for dep in listed}))
     return rows
 
 
@@ -235,18 +243,17 @@ def compare(root: Path) -> list[Difference]:
     return differences
 
 
-def _as_listed(root: Path, name: str, engines: dict[str, str]) -> list[str]:
-    """Code dependencies as dvc.yaml should list them: engine folders whole, and `${key}` and `${item.engine}`
-    for what differs from environment to environment."""
-    if not engines:
+def _as_listed(root: Path, name: str, items: dict[str, dict[str, str]]) -> list[str]:
+    """Code dependencies as dvc.yaml should list them: engine folders whole, and `${key}`, `${item.expert}` and
+    `${item.engine}` for what differs from environment to environment."""
+    if not items:
         return sorted({_folder(file) for file in code_of(root, name, None)})
-    common: set[str] | None = None
-    for env, engine in engines.items():
-        files = {file for file in code_of(root, name, env) if not file.startswith(f"{engine}/")}
-        own = {str(file) for file in env_files(env, expert=name in EXPERTS)}
-        common = files - own if common is None else common | (files - own)
-    listed = ["affine/envs/${key}.py", *(["affine/envs/${key}_expert.py"] if name in EXPERTS else []), "${item.engine}"]
-    return [*listed, *sorted(common or set())]
+    common: set[str] = set()
+    for env, item in items.items():
+        files = {file for file in code_of(root, name, env) if not file.startswith(f"{item['engine']}/")}
+        common |= files - {str(env_file(env)), str(expert_file(root, env))}
+    listed = ["affine/envs/${key}.py", *(["${item.expert}"] if name in EXPERTS else []), "${item.engine}"]
+    return [*listed, *sorted(common)]
 
 
 def _folder(file: str) -> str:
@@ -259,9 +266,9 @@ def write(root: Path) -> list[str]:
     changed = []
     for path in _pipelines(root):
         yaml, document = _load(path)
-        for name, stage, engines in _stages(document):
+        for name, stage, items in _stages(document):
             data = [dep for dep in stage["deps"] if not _is_code(str(dep))]
-            wanted = [*_as_listed(root, name, engines), *data]
+            wanted = [*_as_listed(root, name, items), *data]
             if list(stage["deps"]) != wanted:
                 while stage["deps"]:
                     stage["deps"].pop()

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from affine.declare import DeclareError, declare
@@ -84,28 +85,41 @@ def test_a_file_and_a_line_make_a_ninth_environment_of_the_graph(copy: Path) -> 
     assert collected["solved"] == 9
 
 
-def test_an_environment_with_its_expert_in_one_file_is_played(copy: Path) -> None:
+def test_an_expert_may_have_a_file_of_its_own(copy: Path) -> None:
+    """Then the tasks do not depend on it, and dvc reads both forms."""
     register(copy)
-    envs = copy / "affine" / "envs"
-    expert = (envs / "guess_expert.py").read_text(encoding="utf-8").partition("SUCCESS")
-    with (envs / "guess.py").open("a", encoding="utf-8") as file:
-        file.write("\nimport random\n\nfrom affine.envs.env import Expert, Move\n" + "".join(expert[1:]))
-    (envs / "guess_expert.py").unlink()
-    code = (
-        "import random; from affine.collect.play import play; from affine.envs.env import make\n"
-        "from affine.types import Split, Task\n"
-        "print(play(make('guess'), Task('guess', 0, 1, 0, Split.TRAIN), random.Random(0)).solved)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        check=False,
-        cwd=copy,
-        env={**os.environ, "PYTHONPATH": str(copy)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout == "True\n", done.stderr
-    with pytest.raises(AssertionError, match=r"guess_expert\.py: no such file; in the graph"):
+    graph = copy / "dvc.yaml"
+    before = graph.read_bytes()
+    python(copy, "affine", "envs", "--declare")
+    assert depends(copy, "tasks@guess") >= {"affine/envs/guess.py"}
+    assert depends(copy, "collect@guess") >= {"affine/envs/guess.py"}
+    graph.write_bytes(before)
+
+    file = copy / "affine" / "envs" / "guess.py"
+    code, marker, expert = file.read_text(encoding="utf-8").partition("SUCCESS")
+    file.write_text(code, encoding="utf-8")
+    head = "import random\nfrom affine.envs.env import Env, Expert, Move, StepResult\n"
+    head += "from affine.envs.guess import Guess\n"
+    file.with_name("guess_expert.py").write_text(head + marker + expert, encoding="utf-8")
+    python(copy, "affine", "envs", "--declare")
+    assert "affine/envs/guess_expert.py" not in depends(copy, "tasks@guess")
+    assert depends(copy, "collect@guess") >= {"affine/envs/guess.py", "affine/envs/guess_expert.py"}
+    python(copy, "stages.tasks", "guess")
+    python(copy, "stages.collect", "guess")
+    assert json.loads((copy / "metrics" / "collect" / "guess.json").read_text(encoding="utf-8"))["solved"] == 200
+
+
+def depends(root: Path, stage: str) -> set[str]:
+    """The dependencies of a stage as DVC sees them."""
+    with Repo.init(str(root), no_scm=True, force=True) as repo:
+        (found,) = repo.stage.load_all(str(root / "dvc.yaml"), stage)
+        return {str(Path(dep.fs_path).relative_to(root)) for dep in found.deps if dep.protocol == "local"}
+
+
+def test_a_file_that_is_not_there_is_named(copy: Path) -> None:
+    register(copy)
+    (copy / "affine" / "envs" / "guess.py").unlink()
+    with pytest.raises(AssertionError, match=r"guess\.py: no such file; guess is registered as being there"):
         python(copy, "affine", "envs", "--declare")
     assert (copy / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
