@@ -54,6 +54,18 @@ def python(root: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def few(root: Path) -> None:
+    """A few tasks and demonstrations of what was declared."""
+    params = root / "params.yaml"
+    text = params.read_text(encoding="utf-8")
+    for old, new in (
+        ("train: 1000, validation: 40, test: 200", "train: 40, validation: 4, test: 8"),
+        ("episodes: 200", "episodes: 9"),
+    ):
+        text = text.replace(old, new)
+    params.write_text(text, encoding="utf-8")
+
+
 def test_a_file_and_a_line_make_a_ninth_environment_of_the_graph(copy: Path) -> None:
     register(copy)
     before = (copy / "params.yaml").read_text(encoding="utf-8"), (copy / "dvc.yaml").read_text(encoding="utf-8")
@@ -71,14 +83,7 @@ def test_a_file_and_a_line_make_a_ninth_environment_of_the_graph(copy: Path) -> 
     assert everywhere.count("affine/envs/guess.py") == everywhere.count("affine/envs/textcraft.py") + engines
     assert "nothing to add" in python(copy, "affine", "envs", "--declare")
 
-    few = {
-        "train: 1000, validation: 40, test: 200": "train: 40, validation: 4, test: 8",
-        "episodes: 200": "episodes: 9",
-    }
-    text = after[0]
-    for old, new in few.items():
-        text = text.replace(old, new)
-    (copy / "params.yaml").write_text(text, encoding="utf-8")
+    few(copy)
     python(copy, "stages.tasks", "guess")
     python(copy, "stages.collect", "guess")
     collected = json.loads((copy / "metrics" / "collect" / "guess.json").read_text(encoding="utf-8"))
@@ -104,9 +109,10 @@ def test_an_expert_may_have_a_file_of_its_own(copy: Path) -> None:
     python(copy, "affine", "envs", "--declare")
     assert "affine/envs/guess_expert.py" not in depends(copy, "tasks@guess")
     assert depends(copy, "collect@guess") >= {"affine/envs/guess.py", "affine/envs/guess_expert.py"}
+    few(copy)
     python(copy, "stages.tasks", "guess")
     python(copy, "stages.collect", "guess")
-    assert json.loads((copy / "metrics" / "collect" / "guess.json").read_text(encoding="utf-8"))["solved"] == 200
+    assert json.loads((copy / "metrics" / "collect" / "guess.json").read_text(encoding="utf-8"))["solved"] == 9
 
 
 def depends(root: Path, stage: str) -> set[str]:
