@@ -33,7 +33,7 @@ doctor: $(INSTALLED) ## Say what this machine can run, and what to do about the 
 bench: $(INSTALLED) ## Measure speed on this machine
 	@$(RUN) $(BIN)/python -m affine bench $(ARGS)
 
-bench-envs: $(INSTALLED) ## Measure the environments beside HTTP servers and upstream's engines (ARGS=--million)
+bench-envs: $(INSTALLED) ## Measure the environments beside HTTP servers and upstream's engines (ARGS=--quick: without what takes minutes)
 	@$(RUN) $(BIN)/python -m affine bench envs $(ARGS)
 
 report: $(INSTALLED) ## Write the results and a browser of episodes to report.html

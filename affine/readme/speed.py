@@ -37,9 +37,23 @@ def _envs(result: dict[str, Any]) -> str:
         memory = f"{row['python_mb'] + row['engines_mb']:,.0f}"
         rows.append([env, *rates, pool, episodes, f"{row['start_s']:.1f}", memory])
     for name, row in result["references"].items():
+        if "missing" in row:
+            rows.append([name, f"not installed: `{row['missing']}`", *[""] * 6])
+            continue
         ratio = f"{row['ratio']:,.{0 if row['ratio'] >= 10 else 1}f} x"
         rows.append([name, f"{row['ours']:,.0f}", f"{row['theirs']:,.1f} (its own)", ratio, *[""] * 4])
-    return "\n".join([table(head, rows, right=7), "", *_behind(result), _where(result)])
+    return "\n".join([table(head, rows, right=7), "", *_behind(result), *_targets(result), _where(result)])
+
+
+def _targets(result: dict[str, Any]) -> list[str]:
+    """The targets with what was measured, as a table, and the empty line after it."""
+    rows = []
+    for row in result.get("targets", ()):
+        measured = "" if row["measured"] is None else f"{row['measured']:,.4g}"
+        rows.append(
+            [row["name"], row["target"], measured, {True: "met", False: "**missed**", None: "not measured"}[row["met"]]]
+        )
+    return [table(["target", "wanted", "measured", ""], rows), ""] if rows else []
 
 
 def _behind(result: dict[str, Any]) -> list[str]:
