@@ -23,8 +23,8 @@ REGISTRY: dict[str, str] = {
     "textcraft": "affine.envs.textcraft:TextCraft",
 }
 """Environment -> "module:class", imported when first asked for. A ninth one is a file and a line here; parameters,
-commands and tables follow. Its expert is the function `expert` (and the table `SUCCESS`) of `<module>_expert`, or
-of the module itself."""
+commands and tables follow. Its expert is the function `expert` (and the table `SUCCESS`, the floor of the tests) of
+`<module>_expert`, or of the module itself."""
 
 ENVS: tuple[str, ...] = tuple(REGISTRY)
 """The environments' names, in the order in which every table lists them."""

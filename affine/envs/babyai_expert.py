@@ -11,7 +11,7 @@ from affine.envs.babyai import BabyAi, run_macro
 from affine.envs.engines.babyai.text import Thing, View
 from affine.envs.env import Env, EnvError, Expert, GaveUp, Move, StepResult
 
-SUCCESS: dict[int, float] = {0: 0.98, 1: 0.97, 2: 0.95, 3: 0.95, 4: 0.75}
+SUCCESS: dict[int, float] = {0: 0.98, 1: 0.97, 2: 0.95, 3: 0.95, 4: 0.75, 5: 0.68}
 """Share of tasks solved within the level's turn limit ("fixed" mode): a floor that the tests hold. What was measured
 stands in benchmarks/results/experts.json."""
 

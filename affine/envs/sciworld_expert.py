@@ -9,7 +9,7 @@ from affine.envs.engines.sciworld.text import ambiguous, brief_task, place, thin
 from affine.envs.env import Env, EnvError, Expert, GaveUp, Move, StepResult
 from affine.envs.sciworld import SciWorld
 
-SUCCESS: dict[int, float] = {0: 0.97, 1: 0.97, 2: 0.95, 3: 0.90, 4: 0.88, 5: 0.75}
+SUCCESS: dict[int, float] = {0: 0.97, 1: 0.97, 2: 0.95, 3: 0.90, 4: 0.88, 5: 0.7, 6: 0.15}
 """Share of tasks solved within the level's turn limit: a floor that the tests hold. What was measured stands in
 benchmarks/results/experts.json."""
 

@@ -17,9 +17,10 @@ from affine.envs.env import Env, Expert, GaveUp, Move, StepResult
 from affine.envs.webshop import WebShop, random_command, read_command
 
 SUCCESS: dict[int, float] = {0: 0.99, 1: 0.99, 2: 0.9, 3: 0.85, 4: 0.9, 5: 0.95, 6: 0.95}
-"""Share of tasks that score 1.0, measured on 60 to 300 tasks of each level. Failures: the wanted options are
-rare among what matches (levels 2 and 3: turns run out; 4: not within the first three pages), or a product shows
-all words although its attributes differ. Levels 7 and 8 play the user's data and are not measured."""
+"""Share of tasks that score 1.0: a floor that the tests hold (what was measured, with the failures, stands in
+benchmarks/results/experts.json). Failures: the wanted options are rare among what matches (levels 2, 3: turns run out;
+4: not within the first three pages), or a product shows all words although its attributes differ. Levels 7 and 8 play
+the user's data and are not measured."""
 
 MAX_PAGES = 3
 """Result pages it reads before it settles for what it has seen."""
