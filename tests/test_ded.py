@@ -115,7 +115,7 @@ def test_the_expert_solves_what_it_says(level: int) -> None:
     played = [play(env, task(level, id), random.Random(id), style="thought") for id in range(20 if level == 0 else 4)]
     assert sum(trajectory.solved for trajectory in played) >= SUCCESS[level] * len(played)
     for trajectory in played:
-        assert len(trajectory.turns[0].text.partition("```")[0].split()) <= (12 if level == 0 else 20)
+        assert len(trajectory.turns[0].text.partition("```")[0].split()) <= (12 if level == 0 else 45)
 
 
 def test_random_programs_are_sometimes_right() -> None:

@@ -46,10 +46,11 @@ class DedExpert(Expert):
         program = self._problem.program
         if program is None:
             return "This program does what is asked."
-        steps = [step[0].lower() + step[1:] for step in program.spec.removesuffix(".").split(". ")]
-        if sum(len(step.split()) for step in steps) > _LONGEST_THOUGHT - 4:
+        steps = program.spec.removesuffix(".").split(". ")
+        if sum(len(step.split()) for step in steps) > _LONGEST_THOUGHT:
             steps = [_cut(step) for step in steps]
-        return f"In this order: {'; '.join(steps)}."
+        first, *others = steps
+        return f"{'; '.join([first, *(step[0].lower() + step[1:] for step in others)])}."
 
 
 def _cut(step: str) -> str:
