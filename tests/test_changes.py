@@ -23,7 +23,6 @@ from dvc.repo import Repo
 from scipy.stats import beta
 
 from affine.__main__ import main
-from affine.report.change_figures import FIGURES
 from affine.report.changes import ChangesError, Decision, Score, changes, difference
 from affine.report.comment import LIMIT, headline, render
 from affine.report.stale import stale_stages
@@ -135,7 +134,7 @@ def test_identical_input_gives_an_identical_report(repository: Path) -> None:
             [sys.executable, "-m", "affine", "report", "--base", "main", "--out", str(out), "--figures", f"f{seed}"],
             cwd=repository, check=True, env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed},
         )  # fmt: skip
-        pictures = tuple((repository / f"f{seed}" / name).read_bytes() for name in FIGURES)
+        pictures = tuple((repository / f"f{seed}" / name).read_bytes() for name in ("curves.png", "scores.png"))
         assert all(picture.startswith(b"\x89PNG") and len(picture) > 5000 for picture in pictures)
         made.add((out.read_bytes(), *pictures))
         out.unlink()
@@ -176,13 +175,42 @@ def test_histories_without_a_common_commit(repository: Path) -> None:
         changes(repository, "main")
 
 
+FOOT = "No data or model was needed for this.</sub>\n"
+
+
 def test_a_comment_fits_githubs_limit(repository: Path) -> None:
+    """Metrics give way; whatever else is cut, the last lines stay and nothing is closed that was not opened."""
     many = {f"key{k}": k for k in range(9000)}
-    (repository / "metrics" / "dataset.json").write_text(json.dumps(many))
-    text = render(changes(repository, "main"), 0.8)
-    assert len(text) <= LIMIT
+    dataset = repository / "metrics" / "dataset.json"
+    dataset.write_text(json.dumps(many))
+    text = render(changes(repository, "main"), 0.8, ["curves.png"], "https://example.org/run/1")
+    assert LIMIT * 0.8 < len(text) <= LIMIT
     assert text.count("<details>") == text.count("</details>") == 1
+    assert "<summary>9001 metrics changed, " in text
     assert "Cut at GitHub's limit" in text
+    assert text.endswith(FOOT)
+    assert "| `seed` | 0 | 7 |" in text
+    assert "curves.png, in the artifact `report` of [this run](https://example.org/run/1)." in text
+    params = repository / "params.yaml"
+    params.write_text(params.read_text() + "more:\n" + "".join(f"  {key}: 1\n" for key in many))
+    text = render(changes(repository, "main"), 0.8)
+    assert LIMIT * 0.8 < len(text) <= LIMIT
+    assert "details>" not in text
+    assert "better in sat" in text
+    assert text.endswith(FOOT)
+
+
+def test_curves_are_drawn_without_scores(repository: Path) -> None:
+    (repository / "metrics" / "plots" / "scores.csv").unlink()
+    url = "https://example.org/run/1"
+    assert main(["report", "--base", "main", "--out", "r.md", "--figures", "pictures", "--run-url", url]) == 0
+    assert [path.name for path in (repository / "pictures").iterdir()] == ["curves.png"]
+    text = (repository / "r.md").read_text()
+    assert f"pictures: curves.png, in the artifact `report` of [this run]({url})." in text
+    (repository / "metrics" / "curves" / "sft" / "train" / "loss.tsv").unlink()
+    assert main(["report", "--base", "main", "--out", "r.md", "--figures", "none"]) == 0
+    assert list((repository / "none").iterdir()) == []
+    assert "pictures" not in (repository / "r.md").read_text()
 
 
 def test_the_interval_of_a_difference_covers_as_it_says() -> None:

@@ -29,15 +29,18 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "--figures", type=Path, metavar="FOLDER", help="with --base: draw scores and curves as PNG here"
     )
+    parser.add_argument("--run-url", metavar="URL", default="", help="with --figures: where they can be fetched")
     parser.add_argument("--stale-is-error", action="store_true", help="with --base: exit 1 where a stage is stale")
     chosen = parser.parse_args(arguments)
     root = Path.cwd()
     level = load_params(root / "params.yaml").pareto.confidence
     if chosen.base:
-        found = compare(root, chosen.base, chosen.out or Path("report.md"), chosen.figures, level)
+        found = compare(
+            root, chosen.base, chosen.out or Path("report.md"), chosen.figures, level, run_url=chosen.run_url
+        )
         return int(chosen.stale_is_error and bool(found.fit.stale))
-    if chosen.figures or chosen.stale_is_error:
-        parser.error("--figures and --stale-is-error go with --base")
+    if chosen.figures or chosen.run_url or chosen.stale_is_error:
+        parser.error("--figures, --run-url and --stale-is-error go with --base")
     out = chosen.out or Path("report.html")
     results = gather(root, level)
     write_text(out, render(results, commit_of(root)))
@@ -48,18 +51,18 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def compare(root: Path, base: str, out: Path, figures: Path | None, level: float) -> Changes:
+def compare(root: Path, base: str, out: Path, figures: Path | None, level: float, *, run_url: str) -> Changes:
     """Write the comment to `out` and its pictures to the folder `figures`."""
     found = changes(root, base)
-    drawn: list[str] = []
-    if figures is not None and found.effects:
-        from affine.report.change_figures import FIGURES  # matplotlib takes a second
+    drawn: dict[str, bytes] = {}
+    if figures is not None:
+        from affine.report.change_figures import draw  # matplotlib takes a second
 
+        drawn = draw(found)
         figures.mkdir(parents=True, exist_ok=True)
-        for name, draw in FIGURES.items():
-            (figures / name).write_bytes(draw(found))
-            drawn.append(name)
-    text = render_comment(found, level, drawn)
+        for name, picture in drawn.items():
+            (figures / name).write_bytes(picture)
+    text = render_comment(found, level, list(drawn), run_url)
     write_text(out, text)
     print(f"{out}: {headline(found)}")
     for stage, causes in found.fit.stale.items():

@@ -69,5 +69,11 @@ def curves(changes: Changes) -> bytes:
         return png(figure)
 
 
-FIGURES = {"scores.png": scores, "curves.png": curves}
-"""File name -> what draws it."""
+def draw(changes: Changes) -> dict[str, bytes]:
+    """File name -> PNG, of the figures that have something to show: scores need those of both commits."""
+    drawn = {}
+    if changes.effects:
+        drawn["scores.png"] = scores(changes)
+    if any(name in changes.curves for name in SHOWN):
+        drawn["curves.png"] = curves(changes)
+    return drawn

@@ -14,12 +14,15 @@ MARKER = "<!-- affine report -->"
 LIMIT = 65_000
 """GitHub refuses a comment of more than 65,536 characters."""
 
+CUT = "*Cut at GitHub's limit.*"
+
 SIGNS = {Decision.BETTER: "🟢", Decision.WORSE: "🔴", Decision.NOISE: "⚪", Decision.OTHER: "⚠️"}
 
 
-def render(changes: Changes, level: float, figures: Sequence[str] = ()) -> str:
-    """The comment; `level` is that of the intervals, `figures` are the names of attached pictures."""
-    parts = [
+def render(changes: Changes, level: float, figures: Sequence[str] = (), run_url: str = "") -> str:
+    """The comment; `level` is that of the intervals, `figures` are the names of pictures attached to the run at
+    `run_url` ("": without a link). Beyond GitHub's limit, metrics are left out first; the last lines always stay."""
+    top = [
         MARKER,
         f"### {headline(changes)}",
         *_stale(changes.fit),
@@ -27,15 +30,27 @@ def render(changes: Changes, level: float, figures: Sequence[str] = ()) -> str:
         *_verdicts(changes),
         *_changed("Parameters", changes.params, _value),
         *_changed("Data", changes.data, _data),
-        *_metrics(changes.metrics),
     ]
+    foot = [f"<sub>{changes.head} against {changes.base}. No data or model was needed for this.</sub>"]
     if figures:
-        parts.append(f"Curves and intervals as pictures: {', '.join(figures)}, attached to this run.")
-    parts.append(f"<sub>{changes.head} against {changes.base}. No data or model was needed for this.</sub>")
-    text = "\n\n".join(parts) + "\n"
+        place = f"in the artifact `report` of [this run]({run_url})" if run_url else "attached to this run"
+        foot.insert(0, f"Curves and intervals as pictures: {', '.join(figures)}, {place}.")
+    text = _text([*top, *_metrics(changes.metrics), *foot])
     if len(text) <= LIMIT:
         return text
-    return text[: LIMIT - 200].rpartition("\n")[0] + "\n\n</details>\n\n*Cut at GitHub's limit.*\n"
+    foot.insert(0, CUT)
+    shown = len(changes.metrics)
+    while len(text) > LIMIT and shown:
+        shown = 9 * shown // 10
+        text = _text([*top, *_metrics(changes.metrics, shown), *foot])
+    if len(text) > LIMIT:
+        room = LIMIT - len(_text(["", *foot]))
+        text = _text([_text(top)[:room].rpartition("\n")[0], *foot])
+    return text
+
+
+def _text(parts: Sequence[str]) -> str:
+    return "\n\n".join(parts) + "\n"
 
 
 def headline(changes: Changes) -> str:
@@ -114,15 +129,19 @@ def _changed(title: str, changed: Sequence[Change], show: Any) -> list[str]:
     return [f"**{title}**", table([title.lower(), "before", "after"], rows)]
 
 
-def _metrics(changed: Sequence[Change]) -> list[str]:
+def _metrics(changed: Sequence[Change], shown: int | None = None) -> list[str]:
+    """The first `shown` of them, or all."""
     if not changed:
         return ["**Metrics**: unchanged."]
     rows = [
         [f"`{change.key}`", _value(change.before), _value(change.after), _delta(change.before, change.after)]
-        for change in changed
+        for change in changed[:shown]
     ]
+    title = f"{len(changed)} metrics changed" + (f", {len(rows)} of them here" if len(rows) < len(changed) else "")
+    if not rows:
+        return [f"**Metrics**: {title}."]
     body = table(["metric", "before", "after", "difference"], rows)
-    return [f"<details><summary>{len(changed)} metrics changed</summary>\n\n{body}\n\n</details>"]
+    return [f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
