@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from pareto_episodes import write_evaluations
+from report_inputs import make_run
 from safetensors.torch import load_file
 from tiny import make_tiny_base
 from transformers import AutoTokenizer
@@ -190,6 +191,31 @@ def test_verdict_benchmark_reads_as_many_episodes_as_it_says(tmp_path: Path, mon
     assert "| 1,000 stored episodes of 216 tasks read," in text
     with pytest.raises(BenchError, match="failed"):
         run(["verdict", "--episodes", "24", "--evaluations", str(tmp_path / "nowhere"), "--out", str(out)])
+
+
+def test_the_graph_benchmark_changes_what_is_there_and_reports_on_records_that_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import bench_graph
+
+    for path, old, _ in bench_graph.CHANGES.values():
+        assert (ROOT / path).read_text().count(old) == 1, (path, old)
+    write_evaluations(tmp_path / "evaluations", 2)
+    monkeypatch.setattr(bench_graph, "ROOT", tmp_path)
+    monkeypatch.setattr(bench_graph, "clone", lambda folder, cache: make_run(folder))
+
+    def here(folder: Path, *command: str) -> None:
+        subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+
+    monkeypatch.setattr(bench_graph, "run", here)
+    found = bench_graph.report(tmp_path / "work", 200)
+    assert found["episodes"] == 200
+    assert found["bytes"] == (tmp_path / "work" / "report.html").stat().st_size
+    lines = [
+        line for file in (tmp_path / "work" / "evaluations").rglob("*.jsonl") for line in file.read_text().splitlines()
+    ]
+    assert len(lines) == len(set(lines)) == 200
 
 
 def test_trl_plays_what_the_engine_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
