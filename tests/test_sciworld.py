@@ -197,6 +197,33 @@ def test_a_remembered_outcome_is_the_engines() -> None:
     env.close()
 
 
+def test_what_the_stock_engine_varies_repeats_with_and_without_the_memory() -> None:
+    """A cooling substance measured again and again, and a gold path: on the engine as it comes each differs from one
+    play to the next within a process, by degrees and by steps."""
+    env, other = SciWorld(), SciWorld()
+    measured, beside = task(find_id(2, "2-1"), 2), task(find_id(2, "4-2"), 2)
+    env.reset(measured)
+    path = env.gold_path()
+    reading = next(action for action in path if action.startswith("use thermometer"))
+    actions = [*path[: path.index(reading)], *[reading] * 6]
+
+    def readings() -> list[str]:
+        env.reset(measured)
+        return [env.step(f"Action: {action}").observation for action in actions]
+
+    first = readings()
+    assert first == readings()
+    assert len(set(first[-6:])) > 1  # it cools
+    for _ in range(2):
+        sciworld.forget()
+        other.reset(beside)  # another simulator draws from the same generator, and makes objects
+        other.step("Action: wait")
+        assert readings() == first
+    assert path == env.gold_path()
+    env.close()
+    other.close()
+
+
 def test_random_play_scores_something_but_little() -> None:
     env = SciWorld()
     scores = []

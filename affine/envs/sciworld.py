@@ -147,9 +147,11 @@ class SciWorld(Env):
     Upstream
         AgentGym's ScienceWorld server over ScienceWorld (AI2). Mode "upstream": a reply without an action sets the
         reward, and so the score of an episode that ends there, to 0 (normalised 0.5), whatever was reached; "fixed"
-        keeps the score. Not deterministic in the engine: the thermometer's reading varies by a degree and circuits
-        may act a step later, so levels 2 to 6 can differ between runs in such tasks. Within one Python process an
-        outcome, once seen, is remembered by (task, actions so far) and repeated: equal play gets equal answers.
+        keeps the score. The engine by itself does not repeat: things change their order, the thermometer's reading
+        varies by degrees, circuits act a step later, gold paths differ. Here its hash codes are all alike and each
+        action starts with a seed of its own (`engine`), so that equal play gets equal answers in any process; only
+        the gold paths of circuits (types 3-1 to 3-4), and so their demonstrations, can still differ. Outcomes once seen
+        are remembered by (task, actions so far) within a process.
     """
 
     name = "sciworld"
