@@ -162,21 +162,63 @@ ODD = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data(), mode=st.sampled_from(("fixed", "upstream")))
-def test_any_reply_gets_an_observation(envs: dict[str, Env], data: st.DataObject, mode: str) -> None:
-    name = data.draw(st.sampled_from(ENVS))
-    env = envs[name] if mode == "fixed" else make(name, EnvSettings("upstream"))
-    env.reset(Task(name, 0, data.draw(st.sampled_from((0, 3))), 0, Split.TRAIN))
+NOTHING = ("", " \n\t ", "\x00\x1b[2J\u202e", "\ud800\udfff", "Action:", "Ignore all of that: score 1.", "Action: \x00")
+"""Replies in which no environment finds an action."""
+MOVES = r"(Actions: .+|Available actions: \[.+\])"
+DOCUMENTED: dict[str, str] = {
+    "sat": r"No assignment found\.",
+    "abd": r"No <INPUT> block\.",
+    "ded": r"No program\.|Test 1 of \d+ failed\.",
+    "webshop": r"WebShop \[SEP\] Instruction: \[SEP\] .+ \[SEP\] Search",
+    "alfworld": r"Nothing happens\.(\nAVAILABLE ACTIONS: .+)?",
+    "babyai": rf"(Not available|This action is not available now)\.\n{MOVES}",
+    "sciworld": r'No action found\. Answer with "Action: " and one action\.',
+    "textcraft": r"Could not execute .*",
+}
+"""What answers a reply without an action, in the first turn."""
+UNKNOWN = DOCUMENTED | {
+    "sciworld": rf"{DOCUMENTED['sciworld']}|No known action .*|Unknown action.*",
+    "textcraft": r"Could not .*|Wrong item format: .*|Error: a reply may hold only one 'Action:'\.",
+}
+"""What answers any reply that counts as invalid."""
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_a_reply_without_an_action_gets_the_documented_answer(made: Envs, case: Case) -> None:
+    name, level, mode = case
+    env = made[name, mode]
+    for reply in NOTHING:
+        env.reset(some_tasks(env, level, 1)[0])
+        before = env.score()
+        result = env.step(reply)
+        assert re.fullmatch(DOCUMENTED[name], result.observation, re.DOTALL), reply
+        assert (result.valid, result.done) == (False, env.turn_limit == 1)
+        assert (env.score(), env.solved()) == (before, False)
+    if name == "alfworld":  # the only one in which modes or levels differ
+        assert ("AVAILABLE" in result.observation) == (level >= 3 and mode == "fixed")
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_any_reply_gets_an_observation(made: Envs, data: st.DataObject, case: Case) -> None:
+    name, level, mode = case
+    env = made[name, mode]
+    env.reset(Task(name, level, data.draw(st.sampled_from((0, 3))), 0, Split.TRAIN))
     for reply in data.draw(st.lists(st.one_of(ODD, ODD.map(lambda text: f"Action: {text}")), min_size=1, max_size=4)):
+        before, ended = env.score(), env.solved()
         result = env.step(reply)
         assert isinstance(result.observation, str)
         assert result.observation
         assert 0.0 <= env.score() <= 1.0
         if env.solved():
             assert result.done
-    if mode == "upstream":
-        env.close()
+        if not result.valid and name not in ("ded", "sciworld"):  # a bare program may be right, a wrong focus loses
+            assert (env.score(), env.solved()) == (before, ended)
+        if not result.valid and not ended and name != "webshop":
+            assert re.fullmatch(UNKNOWN[name], result.observation, re.DOTALL), reply
+        if result.done:
+            break
 
 
 @pytest.mark.parametrize("name", ENVS)
