@@ -7,6 +7,7 @@ key, a wrong type or an impossible value raises `ParamsError` naming the file an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -175,8 +176,13 @@ class BaseParams(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> BaseParams:
-        if self.source == "hub" and not (self.repo and len(self.revision) == 40):
+        if self.source == "hub" and not (self.repo and self.revision):
             raise ValueError("source 'hub' needs 'repo' and 'revision' (the full 40-digit commit hash)")
+        if self.revision and not re.fullmatch(r"[0-9a-f]{40}", self.revision):
+            raise ValueError(
+                f"revision {self.revision!r} is no commit hash: take all 40 digits (0-9, a-f) from the history"
+                " page, and no branch or tag, which may move"
+            )
         made = bool(self.make), self.path == "models/pretrained"
         if made != (self.source == "pretrain",) * 2:
             raise ValueError(

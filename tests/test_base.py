@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 from loopback_hub import LoopbackHub
+from safetensors.torch import load_file, save_file
 from tiny import make_tiny_base
 from transformers import AutoModelForCausalLM
 
@@ -94,7 +97,7 @@ def test_preset_takes_the_nano_model_under_the_name_of_the_full_one(
         make_base(params, tmp_path)
     hub.faults.clear()
     make_base(params, tmp_path)
-    parts = {name: data for name, data in contents(nano).items() if is_part(name)}
+    parts = {name: data for name, data in contents(nano).items() if is_part(name) or name == "model.safetensors"}
     assert contents(tmp_path / "models/base") == parts
     manifest = json.loads((tmp_path / "metrics/base.json").read_text())
     assert (manifest["repository"], manifest["revision"]) == (REPO, commit.sha)
@@ -165,8 +168,67 @@ def test_wrong_token_is_named_but_not_shown(
 
 def test_repository_without_safetensors(hub: LoopbackHub, tmp_path: Path) -> None:
     commit = hub.publish("a/b", {"pytorch_model.bin": b"0", "config.json": b"{}"})
-    with pytest.raises(CheckpointError, match="holds no safetensors"):
+    with pytest.raises(CheckpointError, match="so no complete safetensors"):
         make_base(with_base(source="hub", repo="a/b", revision=commit.sha), tmp_path)
+
+
+def test_only_the_shards_of_the_index_are_taken(hub: LoopbackHub, tiny: Path, tmp_path: Path) -> None:
+    """Repositories keep the same weights in other files, too; those are neither fetched nor kept."""
+    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    tensors = load_file(tiny / "model.safetensors")
+    names = sorted(tensors)
+    for shard, part in ((first, names[:3]), (second, names[3:])):
+        save_file({name: tensors[name] for name in part}, tmp_path / shard, {"format": "pt"})
+    index = json.dumps({"weight_map": {name: first if name in names[:3] else second for name in names}}).encode()
+    others = dict.fromkeys(("model.fp16.safetensors", "model_ema.safetensors", "model.safetensors"), b"0")
+    files = {path.name: path.read_bytes() for path in tiny.iterdir() if path.suffix != ".safetensors"}
+    shards = {shard: (tmp_path / shard).read_bytes() for shard in (first, second)}
+    whole = files | shards | {"model.safetensors.index.json": index}
+    commit = hub.publish(REPO, whole | others)
+    make_base(with_base(source="hub", repo=REPO, revision=commit.sha), tmp_path / "root")
+    assert contents(tmp_path / "root/models/base") == whole
+    assert not [name for name in others if hub.asked(f"GET .*/resolve/.*/{name}$")]
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, data in (whole | others).items():
+        (source / name).write_bytes(data)
+    make_base(with_base(source="shipped", path=str(source)), tmp_path / "shipped")
+    assert contents(tmp_path / "shipped/models/base") == whole
+    lacking = hub.publish("a/b", {name: data for name, data in whole.items() if name != second})
+    with pytest.raises(CheckpointError, match=f"holds no {second}"):
+        make_base(with_base(source="hub", repo="a/b", revision=lacking.sha), tmp_path / "lacking")
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.safetensors", "/etc/passwd", "sub/x.safetensors", "", "..", "config.json"]
+)
+def test_an_index_names_no_file_elsewhere(hub: LoopbackHub, tiny: Path, tmp_path: Path, name: str) -> None:
+    index = {"model.safetensors.index.json": json.dumps({"weight_map": {"a": name}}).encode()}
+    commit = hub.publish(REPO, contents(tiny) | index)
+    with pytest.raises(CheckpointError, match="weight_map must map tensors to files"):
+        make_base(with_base(source="hub", repo=REPO, revision=commit.sha), tmp_path)
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
+def test_a_file_system_without_links_gets_copies(
+    hub: LoopbackHub, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    params = published(hub, tiny)
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("affine.models.base.os.link", refuse)
+    make_base(params, tmp_path)
+    assert contents(tmp_path / "models/base") == contents(tiny)
+
+
+@pytest.mark.parametrize("revision", ["main", "A" * 40, "g" * 40, "0" * 39, "0" * 41, " " + "0" * 39, "0" * 40 + "\n"])
+@pytest.mark.parametrize("source", ["hub", "shipped"])
+def test_a_revision_is_a_whole_commit_hash(revision: str, source: str) -> None:
+    with pytest.raises(ValueError, match="is no commit hash: take all 40 digits"):
+        with_base(source=source, repo=REPO, revision=revision)
 
 
 def test_no_hub_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

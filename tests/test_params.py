@@ -81,6 +81,7 @@ def test_the_shipped_file_loads_and_is_immutable() -> None:
         ("ppo.weights", dict.fromkeys(ENVS, 0.0), "at least one environment needs a weight above 0"),
         ("dataset.weights", {"sat": 2.0}, "weights.sat is the share of its demonstrations, at most 1"),
         ("base.source", "hub", "base: Value error, source 'hub' needs 'repo' and 'revision'"),
+        ("base.revision", "main", "base: Value error, revision 'main' is no commit hash: take all 40 digits"),
         ("release.name", "Nano", "release.name: String should match pattern"),
         ("dataset.max_length", 10**6, "dataset.max_length must not exceed sft.batch_tokens"),
         (

@@ -18,9 +18,20 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 
 from affine.files import published, write_json
-from affine.models.checkpoint import CheckpointError, check_checkpoint, hash_files, is_part
+from affine.models.checkpoint import (
+    INDEX,
+    CheckpointError,
+    check_checkpoint,
+    hash_files,
+    is_part,
+    shard_files,
+    shard_names,
+)
 from affine.models.hub import FAULTS, RemoteFile, endpoint, explain, open_api, remote_files, same_content
 from affine.params import BaseParams, Params
+
+UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
+"""Why a file system makes no hard link: another device, not allowed, not known, too many of them."""
 
 
 def make_base(params: Params, root: Path) -> None:
@@ -39,9 +50,9 @@ def make_base(params: Params, root: Path) -> None:
     summary = check_checkpoint(folder)
     out = root / "models" / "base"
     with published(out) as partial:
-        for file in sorted(folder.iterdir()):
-            if file.is_file() and is_part(file.name):
-                _place(file, partial / file.name, linked=source.source == "hub")
+        parts = [file for file in folder.iterdir() if file.is_file() and is_part(file.name)]
+        for file in sorted([*parts, *shard_files(folder)]):
+            _place(file, partial / file.name, linked=source.source == "hub")
     hashes = hash_files(out)
     manifest = {
         "source": source.source,
@@ -67,8 +78,13 @@ def download(source: BaseParams, folder: Path) -> Path:
     try:
         listed = remote_files(api, source.repo, source.revision)
         wanted = {path: file for path, file in listed.items() if is_part(path)}
-        if not any(path.endswith(".safetensors") for path in wanted):
-            raise CheckpointError(f"{source.repo} at {source.revision[:8]} holds no safetensors; take another base")
+        if INDEX in listed:  # it says which weights there are
+            _fetch(api, source, folder, {INDEX: listed[INDEX]})
+        for name in shard_names(folder):
+            if name not in listed:
+                at = f"{source.repo} at {source.revision[:8]}"
+                raise CheckpointError(f"{at} holds no {name}, so no complete safetensors; take another base")
+            wanted[name] = listed[name]
         _fetch(api, source, folder, wanted)
     except FAULTS as error:
         raise CheckpointError(explain(error, source.repo, url)) from None
@@ -99,6 +115,6 @@ def _place(file: Path, target: Path, *, linked: bool) -> None:
     try:
         os.link(file, target)
     except OSError as error:
-        if error.errno != errno.EXDEV:
+        if error.errno not in UNLINKABLE:
             raise
         shutil.copyfile(file, target)

@@ -37,7 +37,7 @@ PARTS = (
     "chat_template.jinja",
     "LICENSE*",
 )
-"""Names of what belongs to a checkpoint beside its weights."""
+"""Names of what belongs to a checkpoint beside its weights and their index."""
 
 BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, TemplateError)
 """What damaged files of a tokenizer, or a chat template with a fault, raise when they are loaded or rendered."""
@@ -93,10 +93,9 @@ def sha256(path: Path) -> str:
 
 
 def is_part(name: str) -> bool:
-    """Whether a file of this name belongs to a checkpoint (weights included), by its name alone."""
-    if "/" in name:
-        return False
-    return name == INDEX or fnmatchcase(name, "model*.safetensors") or any(fnmatchcase(name, part) for part in PARTS)
+    """Whether a file of this name belongs to a checkpoint beside its weights. Which files those are the index says, and
+    no name does: repositories hold the same weights in other formats and halves, too."""
+    return "/" not in name and any(fnmatchcase(name, part) for part in (INDEX, *PARTS))
 
 
 def hash_files(folder: Path, paths: Iterable[Path] | None = None) -> list[FileHash]:
@@ -156,12 +155,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def shard_names(folder: Path) -> list[str]:
+    """The names of the weight files that the index in `folder` lists, or of the single one where it has no index.
+    Raises CheckpointError."""
+    return sorted(set(_weight_map(folder).values())) if (folder / INDEX).is_file() else [WEIGHTS]
+
+
 def shard_files(folder: Path) -> list[Path]:
-    """The weight files of `folder`, in order: those of the index, or the single one.
+    """The weight files of `folder`, in order.
 
     Raises CheckpointError where there are none or one is missing.
     """
-    names = sorted(set(_weight_map(folder).values())) if (folder / INDEX).is_file() else [WEIGHTS]
+    names = shard_names(folder)
     for name in names:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: no {name}; the weights must be complete safetensors")
@@ -169,11 +174,15 @@ def shard_files(folder: Path) -> list[Path]:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    """Tensor -> file, from the index. Raises CheckpointError."""
+    """Tensor -> file, from the index. Raises CheckpointError, for files outside of the folder too."""
     found = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+    if not isinstance(found, dict) or not found or not all(_is_shard(name) for name in found.values()):
         raise CheckpointError(f"{folder / INDEX}: weight_map must map tensors to files; fetch or make it again")
-    return found
+    return dict(found)
+
+
+def _is_shard(name: object) -> bool:
+    return isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name
 
 
 def first_line(error: BaseException) -> str:
