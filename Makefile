@@ -45,7 +45,7 @@ remote-demo: $(INSTALLED) ## Show push, pull, damage and healing on an S3 server
 endpoint: $(INSTALLED) ## Evaluate the served policy that params.yaml names (evaluate.endpoint)
 	@$(RUN) $(BIN)/dvc repro --single-item endpoint/dvc.yaml:endpoint
 
-deploy: $(INSTALLED) ## Publish the release to the Hub (DRY=1: only say what would be sent)
+deploy: $(INSTALLED) ## Bring the graph up to date and publish the release to the Hub (DRY=1: only say what would be sent)
 	@$(RUN) $(BIN)/python -m stages.deploy --check $(if $(DRY),--dry-run)
 	@$(RUN) $(BIN)/dvc repro
 ifdef DRY

@@ -526,6 +526,19 @@ def test_dry_run_by_make_needs_neither_token_nor_connection(root: Path) -> None:
     assert "the Hub could not be asked" in done.stdout
 
 
+def test_a_dry_run_without_a_release_runs_no_graph(root: Path) -> None:
+    shutil.rmtree(root / "release")
+    done = make_deploy(root, REPO, None, "DRY=1")
+    assert done.returncode != 0
+    assert "there is no release/ to look at yet; run `make all`" in done.stderr
+    assert "dvc" not in done.stdout
+    shutil.rmtree(root / ".venv")
+    for name in ("affine", "stages"):
+        (root / name).unlink()
+    asked = make_deploy(root, REPO, TOKEN)  # publishing makes what is to be published
+    assert asked.stdout.startswith("dvc repro\n")
+
+
 @pytest.fixture
 def pipeline(root: Path) -> str:
     """`root` as a git repository with a remote; its commit."""
