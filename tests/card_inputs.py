@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 from release_inputs import ROOT
 
-from affine.params import Params, load_params
+from affine.params import Params, PpoParams, load_params
 from affine.release.card import Sources, describe
 from affine.release.choose import choose
 from affine.release.lineage import OUTPUTS
@@ -26,7 +26,13 @@ from affine.types import ENVS
 
 NUMBER = re.compile(r"(?<![\w.\-])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w-])")
 _DIGEST = re.compile(r"`[0-9a-f]{16,}(?:\.dir)?`")
-NOT_SHOWN = ("enabled", "log_every", "evaluate_every", "save_every")
+NOT_SHOWN = {"enabled", "log_every", "evaluate_every", "save_every"}
+OF_THE_VALUE_HEAD = {key for key in PpoParams.model_fields if key.startswith("value_")} | {
+    "gamma",
+    "gae",
+    "lam",
+    "shaping",
+}
 
 
 def render(root: Path, params: Params, report: str | None = None) -> str:
@@ -186,8 +192,10 @@ def _texts(key: str, text: str) -> Iterator[tuple[str, str]]:
 
 def _settings(stage: str, section: BaseModel) -> Iterator[tuple[str, str]]:
     """Numbers among a section's settings in their order; weights that are all alike are worded."""
-    for key, value in section.model_dump(mode="json").items():
-        if key in NOT_SHOWN:
+    values = section.model_dump(mode="json")
+    unused = OF_THE_VALUE_HEAD if values.get("advantage") == "group" else set()
+    for key, value in values.items():
+        if key in NOT_SHOWN | unused:
             continue
         if isinstance(value, dict):
             if key == "weights" and len(set(value.values())) == 1:

@@ -46,6 +46,18 @@ POLICY = {"source": "policy", "policy": "models/earlier", "policy_digest": "ab" 
              "No demonstrations were learned from", "generated programs", "**ppo**:"],
             ["supervised fine-tuning", "expert", "**sft**:", "this is the base"],
         ),
+        ({}, ["the nano model that comes with the pipeline"], ["`value_coef`", "`gamma`", "`lam`"]),
+        ({"ppo": {"advantage": "gae", "group": 1}}, ["`value_coef` 0.5", "`gamma` 0.99", "`lam` 0.95"], []),
+        (
+            {"base": {"source": "pretrain", "make": ["nano"], "path": "models/pretrained"}},
+            ["the nano model as the pipeline's stage `pretrain` makes it"],
+            ["comes with"],
+        ),
+        (
+            {"base": {"path": "somewhere/else"}},
+            ["a checkpoint that does not come with the pipeline"],
+            ["nano model", "somewhere"],
+        ),
         (
             {"ppo": {"enabled": False}},
             ["trained by supervised fine-tuning on expert play, merged", "programmed experts", "**sft**:"],
@@ -82,7 +94,8 @@ POLICY = {"source": "policy", "policy": "models/earlier", "policy_digest": "ab" 
             [],
         ),
     ],
-    ids=["default", "policy", "no-epochs", "no-ppo", "sft", "base", "rows", "shop", "ids"],
+    ids=["default", "policy", "no-epochs", "group", "gae", "pretrain", "own-base", "no-ppo", "sft", "base",
+         "rows", "shop", "ids"],
 )  # fmt: skip
 def test_card_says_how_the_model_was_made(
     tmp_path: Path, sections: dict[str, Any], said: list[str], unsaid: list[str]
@@ -156,7 +169,13 @@ def test_card_of_the_committed_metrics(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "sections",
-    [{"collect": POLICY}, {"sft": {"epochs": 0}}, {"release": {"model": "sft"}}, {"release": {"model": "base"}}],
+    [
+        {"collect": POLICY},
+        {"sft": {"epochs": 0}},
+        {"ppo": {"advantage": "gae"}},
+        {"release": {"model": "sft"}},
+        {"release": {"model": "base"}},
+    ],
 )
 def test_numbers_of_other_settings(tmp_path: Path, sections: dict[str, Any]) -> None:
     params = committed(tmp_path, **sections)

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
 
 from affine.models.checkpoint import sha256
-from affine.params import Params, TaskSet
+from affine.params import BaseParams, Params, TaskSet
 from affine.release.choose import BASE, Choice, ReleaseError
 from affine.release.lineage import OUTPUTS, folder_hash
 from affine.release.origins import origin, tested_on
@@ -25,13 +25,14 @@ from affine.release.results import EVAL_RESULTS, Scores, benchmark, card_metadat
 from affine.release.serving import serve_commands
 from affine.types import ENVS
 
-NANO = (
-    "the nano model that comes with the pipeline, made from scratch on noisy play of these environments' training"
-    " tasks and on exercises"
-)
+NANO = "the nano model {}, made from scratch on noisy play of these environments' training tasks and on exercises"
+SHIPPED = "pretrained/nano"
 
 UNSHOWN = ("enabled", "log_every", "evaluate_every", "save_every")
 """Training parameters that cannot change the weights."""
+
+VALUED = ("value_learning_rate", "value_warmup", "value_clip", "value_coef", "gamma", "gae", "lam", "shaping")
+"""Those that cannot where a group's mean is the baseline and there is no value head (`ppo.advantage` group)."""
 
 
 @dataclass
@@ -103,7 +104,7 @@ def _facts(params: Params, choice: Choice, sources: Sources, scores: Scores, env
         "eval_results": EVAL_RESULTS,
         "benchmark": benchmark(params.deploy),
         "serve": serve_commands(params.deploy.repo),
-        "base_name": base["repository"] or NANO,
+        "base_name": base["repository"] or _local_base(params.base),
         "choice": choice,
         "base": base,
         "params": params,
@@ -156,6 +157,15 @@ def _making(params: Params, model: str, ppo: Mapping[str, Any]) -> dict[str, Any
         "writer_s": "expert's" if expert else "that model's",
         "started_from": next((score for k, score in ppo.get("validation", {}).items() if int(k) == 0), None),
     }
+
+
+def _local_base(base: BaseParams) -> str:
+    """A base that is no repository of the Hub."""
+    if base.source == "pretrain":
+        return NANO.format("as the pipeline's stage `pretrain` makes it")
+    if base.path == SHIPPED:
+        return NANO.format("that comes with the pipeline")
+    return "a checkpoint that does not come with the pipeline (`metrics/base.json` has the hashes of its files)"
 
 
 def _levels(env: str, tasks: TaskSet) -> str:
@@ -218,8 +228,9 @@ def made_with(params: Params, model: str) -> dict[str, Any]:
 def _shown(values: Mapping[str, Any]) -> dict[str, str]:
     """A section as dotted keys and texts, without what cannot change the weights."""
     flat: dict[str, str] = {}
+    unshown = UNSHOWN + (VALUED if values.get("advantage") == "group" else ())
     for key, value in values.items():
-        if key in UNSHOWN:
+        if key in unshown:
             continue
         if isinstance(value, Mapping):
             inner = _shown(value)
