@@ -13,7 +13,7 @@ from card_inputs import NUMBER, changed, check_numbers, committed, expected_numb
 
 from affine.envs.env import make
 from affine.release.choose import ReleaseError
-from affine.release.origins import BROUGHT, GENERATED, ID_LEVELS, origin
+from affine.release.origins import BROUGHT, BROUGHT_IDS, GENERATED, origin
 from affine.types import ENVS
 
 
@@ -89,7 +89,7 @@ POLICY = {"source": "policy", "policy": "models/earlier", "policy_digest": "ab" 
         (
             {"tasks": {"webshop": {"levels": [1], "train": 9, "validation": 9, "test": 9,
                                    "test_ids": "affine-2025-11-17"}}},
-            ["| webshop | 1; tested on upstream's ids `affine-2025-11-17` of level 7 | level 1: generated catalogue",
+            ["| webshop | 1; tested on upstream's ids `affine-2025-11-17` | level 1: generated catalogue",
              "level 7: WebShop's own products and synthetic goals"],
             [],
         ),
@@ -139,10 +139,12 @@ def test_origins_agree_with_the_environments() -> None:
             needing = {n for n, level in env.levels.items() if "(needs " in level.summary}
             listed = {level for owner, level in BROUGHT if owner == name}
             assert listed - {5} == needing if name == "alfworld" else listed == needing
-            assert all(found.level == ID_LEVELS[name] for found in env.id_ranges.values())
-            assert (name in ID_LEVELS) == bool(env.id_ranges)
+            ranged = {found.level for found in env.id_ranges.values()}
+            assert ranged & listed == ({BROUGHT_IDS[name]} if name in BROUGHT_IDS else set())
+            assert name not in BROUGHT_IDS or len(ranged) == 1
         finally:
             env.close()
+    assert origin("a-ninth", [0]) == "an environment of the user's own"
     assert origin("webshop", [3, 7, 4]).startswith("level 3, 4: generated catalogue")
 
 

@@ -20,7 +20,7 @@ from affine.models.checkpoint import sha256
 from affine.params import BaseParams, Params, TaskSet
 from affine.release.choose import BASE, Choice, ReleaseError
 from affine.release.lineage import OUTPUTS, folder_hash
-from affine.release.origins import origin, tested_on
+from affine.release.origins import origin, used_levels
 from affine.release.results import EVAL_RESULTS, Scores, benchmark, card_metadata, eval_results
 from affine.release.serving import serve_commands
 from affine.types import ENVS
@@ -120,8 +120,8 @@ def _facts(params: Params, choice: Choice, sources: Sources, scores: Scores, env
         "dataset": sources.json("metrics/dataset.json"),
         "ppo": ppo,
         "collect": {env: sources.json(f"metrics/collect/{env}.json") for env in envs},
-        "levels": {env: _levels(env, getattr(params.tasks, env)) for env in envs},
-        "origins": {env: _origin(env, getattr(params.tasks, env)) for env in envs},
+        "levels": {env: _levels(getattr(params.tasks, env)) for env in envs},
+        "origins": {env: origin(env, used_levels(env, getattr(params.tasks, env))) for env in envs},
         "training": {stage: _shown(settings[stage]) for stage in _stages(params, choice.model)},
     } | _making(params, choice.model, ppo)
 
@@ -168,15 +168,9 @@ def _local_base(base: BaseParams) -> str:
     return "a checkpoint that does not come with the pipeline (`metrics/base.json` has the hashes of its files)"
 
 
-def _levels(env: str, tasks: TaskSet) -> str:
+def _levels(tasks: TaskSet) -> str:
     listed = ", ".join(map(str, tasks.levels))
-    if not tasks.test_ids:
-        return listed
-    return f"{listed}; tested on upstream's ids `{tasks.test_ids}` of level {tested_on(env, tasks)[0]}"
-
-
-def _origin(env: str, tasks: TaskSet) -> str:
-    return origin(env, sorted({*tasks.levels, *tested_on(env, tasks)}))
+    return f"{listed}; tested on upstream's ids `{tasks.test_ids}`" if tasks.test_ids else listed
 
 
 def _environment() -> Environment:

@@ -34,20 +34,24 @@ BROUGHT = {
 }
 """(environment, level) whose content is no part of the pipeline."""
 
-ID_LEVELS = {"sat": 7, "abd": 6, "ded": 6, "webshop": 7, "babyai": 4, "sciworld": 5}
-"""The level that upstream's own ids (`tasks.ENV.test_ids`) are of."""
+OWN = "an environment of the user's own"
+
+BROUGHT_IDS = {"abd": 6, "ded": 6, "webshop": 7}
+"""The level of upstream's own ids (`tasks.ENV.test_ids`) where those are of data that the user brings."""
 
 
 def origin(env: str, levels: Iterable[int]) -> str:
     """What tasks of these levels are made from, and its licence; level by level where they differ."""
     texts: dict[str, list[int]] = {}
     for level in levels:
-        texts.setdefault(BROUGHT.get((env, level), GENERATED[env]), []).append(level)
+        texts.setdefault(BROUGHT.get((env, level)) or GENERATED.get(env, OWN), []).append(level)
     if len(texts) == 1:
         return next(iter(texts))
     return "; ".join(f"level {', '.join(map(str, which))}: {text}" for text, which in texts.items())
 
 
-def tested_on(env: str, tasks: TaskSet) -> tuple[int, ...]:
-    """The levels of the test tasks."""
-    return (ID_LEVELS[env],) if tasks.test_ids else tasks.levels
+def used_levels(env: str, tasks: TaskSet) -> tuple[int, ...]:
+    """The levels of all tasks, as far as they tell where a task comes from: those of the test tasks, too, where these
+    are named by upstream's ids."""
+    tested = {BROUGHT_IDS[env]} if tasks.test_ids and env in BROUGHT_IDS else set()
+    return tuple(sorted({*tasks.levels, *tested}))
