@@ -155,7 +155,7 @@ class SciWorld(Env):
     """
 
     name = "sciworld"
-    version = "1"
+    version = "2"
     levels: ClassVar[Mapping[int, Level]] = {
         0: Level(
             "find a thing of a kind and box it; longest and shortest life: brief texts, all simplifications",
