@@ -105,6 +105,7 @@ ELSEWHERE = {
     "dvc repro --pull": ("test_remote.py", '"repro", "--pull"'),
     "dvc status -c": ("test_remote.py", '"status", "-c"'),
     "dvc exp push origin NAME": ("test_remote.py", '"exp", "push"'),
+    "dvc exp diff HEAD kl-1": ("test_sweep.py", "difference.splitlines()"),
     "dvc exp show --only-changed": ("test_tune.py", '"--only-changed"'),
     'eval "dvc exp run $(python -m affine preset smoke --args)"': ("test_presets.py", '"smoke", "--args"'),
     "python -m affine preset NAME --show": ("test_presets.py", '"smoke", "--show"'),

@@ -63,6 +63,8 @@ def test_the_guides_loop_of_experiments(repository: Path, monkeypatch: pytest.Mo
     assert rows["softer"].seconds is not None  # it ran here, in no copy
     found = {row.params["ppo.kl"]: row.scores["ppo"]["overall"] for row in rows.values()}
     assert found == pytest.approx(expected)
+    heads = [line for line in table.splitlines() if line.startswith("experiment ")]
+    assert [line.rstrip() for line in heads] == re.findall(r"^experiment  .*$", GUIDE, re.MULTILINE)  # what is pasted
     shown = [line.split() for line in table.splitlines()]
     for name, row in rows.items():
         [line] = [words for words in shown if words[:1] == [name]]

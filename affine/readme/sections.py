@@ -6,17 +6,12 @@ Whatever is measured comes from metrics/ and benchmarks/results/; where that is 
 from __future__ import annotations
 
 import csv
-import io
 import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from affine.cli import COMMANDS
-from affine.cli.experiments import SCORES, VERDICTS, Experiment
-from affine.cli.experiments import table as experiments_table
 from affine.collect.play import play
 from affine.envs.env import REGISTRY, Env, env_class, expert_module, make
 from affine.files import read_json
@@ -129,18 +124,6 @@ def _kept(ppo: Mapping[str, Any]) -> str:
     )
 
 
-def experiments(root: Path, _: str) -> str:
-    """What `python -m affine experiments` prints for this commit alone, at 80 columns."""
-    files = [root / path for path in (SCORES, VERDICTS)]
-    if not all(path.is_file() for path in files):
-        return NOT_MEASURED
-    row = Experiment("main", "", "success", False, {}, *map(read_json, files))
-    text = io.StringIO()
-    console = Console(file=text, width=80)
-    console.print(experiments_table([row], "ppo", console.width))
-    return "\n".join(["```text", *(line.rstrip() for line in text.getvalue().splitlines()), "```"])
-
-
 def graph(root: Path, _: str) -> str:
     """The stages and what they read, for GitHub's Mermaid."""
     return f"```mermaid\n{mermaid(read_graph(root / 'dvc.yaml'))}\n```"
@@ -246,7 +229,6 @@ SECTIONS: dict[str, Section] = {
     "demonstrations": demonstrations,
     "environments": environments,
     "episode": episode,
-    "experiments": experiments,
     "experts": experts,
     "graph": graph,
     "levels": levels,
