@@ -39,9 +39,7 @@ ACCELERATE = tuple(sorted(command for command in commands() if command.startswit
 COMMANDS = (
     "git checkout params.yaml",
     "git checkout params.yaml dvc.lock metrics",
-    "python -m affine deps --write",
     "dvc repro base",
-    "dvc repro --force collect",
     "play --ids affine-2025-11-17 --task N",
     "dvc repro tasks",
     SERVED,
@@ -268,18 +266,6 @@ def change(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_code_dependencies_are_written(repository: Path) -> None:
-    """Here they are right already, so nothing changes."""
-    assert main(["deps", "--write"]) == 0
-    assert run(["git", "status", "--porcelain", "dvc.yaml"]) == ""
-
-
 def test_the_base_alone(repository: Path) -> None:
     run(words_of("dvc repro base"))
     assert (repository / "models/base/model.safetensors").is_file()
-
-
-def test_collect_anew_is_all_environments(repository: Path) -> None:
-    """Looked at with --dry: to collect 400 demonstrations of each takes minutes."""
-    said = run([*words_of("dvc repro --force collect"), "--dry"])
-    assert {env for env in ENVS if f"Running stage 'collect@{env}'" in said} == set(ENVS)
