@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from record import ROOT, conditions, save
+from record import RESULTS, ROOT, conditions, save
 
 from affine.files import write_records
 from affine.pareto.summary import MODELS
@@ -185,6 +185,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="stages at a time (default: all cores)")
     parser.add_argument("--episodes", type=int, default=10_000, help="in the report (default: 10,000)")
     parser.add_argument("--without", choices=("no_op", "parallel", "report", "remote"), nargs="*", default=[])
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result (default benchmarks/results)")
     chosen = parser.parse_args()
     result = conditions()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
@@ -199,7 +200,7 @@ def main() -> None:
             if name not in chosen.without:
                 result[name] = measure()
                 print(name, result[name], flush=True)
-    print(save("graph", result))
+    print(save("graph", result, chosen.out))
 
 
 if __name__ == "__main__":
