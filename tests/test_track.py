@@ -215,3 +215,18 @@ def test_a_missing_key_or_package_is_said_before_training(tmp_path: Path, monkey
 
 def test_parameters_go_by_their_dotted_names() -> None:
     assert flat({"a": 1, "b": {"c": {"d": [2]}}}) == {"a": 1, "b.c.d": [2]}
+
+
+def test_dvc_plots_curves_over_their_own_steps(tmp_path: Path) -> None:
+    """Left to itself DVC counts rows from 0, whatever a curve's `step` says."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "dvc", "plots", "show", "--json", "--out", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    plots = {name: entry for name, entry in json.loads(shown.stdout)["data"].items() if name.endswith(".tsv")}
+    files = {str(file.relative_to(ROOT)) for file in (ROOT / "metrics" / "curves").rglob("*.tsv")}
+    assert set(plots) == files
+    for name, [plot] in plots.items():
+        drawn = [(row["step"], row[Path(name).stem]) for row in plot["content"]["data"]["values"]]
+        rows = (ROOT / name).read_text(encoding="utf-8").splitlines()[1:]
+        assert drawn == [tuple(row.split("\t")) for row in rows], name
